@@ -1,0 +1,92 @@
+#include "behaviour.h"
+
+#include <signal.h>
+#include <xxhash.h>
+
+#include "scan.h"
+
+/* The six status flags (SDM vol. 1, 3.4.3.1). */
+enum { STATUS_FLAGS = 0x8d5 };
+
+static uint32_t hash_of(uint64_t a, uint64_t b, uint64_t c) {
+  const uint64_t key[] = {a, b, c};
+  return (uint32_t)XXH3_64bits(key, sizeof key);
+}
+
+/* Where `i` certainly leads to, or LS_NONE where that depends on the run. */
+static uint32_t certain_successor(const ls_instruction *in, scan_info info) {
+  if (in->field == LS_FIELD_BRANCH) {
+    bool call = in->bytes[0] == 0xe8;
+    return (in->flags & LS_NEVER_FALLS_THROUGH) || call ? in->jump : LS_NONE;
+  }
+  if ((in->flags & LS_NEVER_FALLS_THROUGH) || info.length != in->length)
+    return LS_NONE;
+  return in->next;
+}
+
+void behaviour_forms(const testcase *test, const oracle_result *result,
+                     void (*seen)(form_id form, void *context), void *context) {
+  uint32_t i = 0;
+  for (uint32_t steps = 0; i < test->count && steps < test->count; steps++) {
+    scan_info info = scan(test->instructions[i].bytes, test->instructions[i].length);
+    if (info.form != FORM_NONE)
+      seen(info.form, context);
+    if (i == result->reference.stop.instruction)
+      return;
+    i = certain_successor(&test->instructions[i], info);
+  }
+  i = result->reference.stop.instruction;
+  if (i < test->count) {
+    scan_info info = scan(test->instructions[i].bytes, test->instructions[i].length);
+    if (info.form != FORM_NONE)
+      seen(info.form, context);
+  }
+}
+
+static void count_form(form_id form, void *context) {
+  uint8_t *counters = context;
+  counters[form % BEHAVIOUR_FORMS] = 1;
+}
+
+static uint32_t window_of(uint64_t address) {
+  const ls_layout *layout = testcase_layout();
+  for (uint32_t i = 0; i < layout->window_count; i++)
+    if (address - layout->windows[i].address + LS_PAGE < layout->windows[i].size + (uint64_t)2 * LS_PAGE)
+      return i;
+  return LS_NONE;
+}
+
+static form_id stop_form(const testcase *test, const ls_stop *stop) {
+  if (stop->instruction >= test->count)
+    return FORM_NONE;
+  const ls_instruction *in = &test->instructions[stop->instruction];
+  return scan(in->bytes, in->length).form;
+}
+
+static void note_access(const testcase *test, uint8_t *counters) {
+  for (uint32_t i = 0; i < test->count; i++) {
+    const ls_instruction *in = &test->instructions[i];
+    uint16_t access = scan(in->bytes, in->length).access;
+    if (access)
+      counters[hash_of(access, 0, 0) % BEHAVIOUR_ACCESS] = 1;
+  }
+}
+
+void behaviour_note(const testcase *test, const oracle_result *result, uint8_t *counters) {
+  const ls_stop *stop = &result->reference.stop;
+  uint64_t flags = result->reference.state.rflags & STATUS_FLAGS;
+  form_id form = stop_form(test, stop);
+  behaviour_forms(test, result, count_form, counters);
+  counters += BEHAVIOUR_FORMS;
+  if (stop->kind == LS_STOP_FAULT)
+    counters[hash_of(form, (uint64_t)stop->signal, (uint64_t)stop->code) % BEHAVIOUR_FAULTS] = 1;
+  counters += BEHAVIOUR_FAULTS;
+  if (stop->kind == LS_STOP_EXIT)
+    counters[hash_of(form, flags, 0) % BEHAVIOUR_FLAGS] = 1;
+  counters += BEHAVIOUR_FLAGS;
+  counters[hash_of((uint64_t)stop->kind << 8 | (uint64_t)stop->part, window_of(stop->address),
+                   stop->address % 64) %
+           BEHAVIOUR_STOPS] = 1;
+  counters += BEHAVIOUR_STOPS;
+  note_access(test, counters);
+}

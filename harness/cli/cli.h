@@ -1,0 +1,89 @@
+/* The `lockstep` command: what its sub-commands share. */
+#ifndef HARNESS_CLI_H
+#define HARNESS_CLI_H
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "lockstep.h"
+#include "testcase.h"
+
+/* What every sub-command exits with; where several apply, the first of 1, 4, 5. CLI_EXIT_CODES says the same
+ * in --help. */
+enum {
+  CLI_OK = 0,           /* done; all entries same */
+  CLI_DIFFERENCE = 1,   /* the executors differ */
+  CLI_USAGE = 2,        /* unknown command, option or argument */
+  CLI_NO_REFERENCE = 3, /* tracing is not possible here, so nothing was compared */
+  CLI_BAD = 4,          /* a file that cannot be read or written, is no entry, or nothing to do at all */
+  CLI_OPEN = 5          /* entries were inconclusive or refused */
+};
+
+#define CLI_EXIT_CODES                                                                                       \
+  "Exit status: 0 all is well (run: all entries same); 1 a difference was found; 2 wrong usage; "            \
+  "3 no reference executor is possible here; 4 a file is unreadable, unwritable or damaged, or there was "   \
+  "nothing to do; 5 entries were inconclusive or refused."
+
+/* The sub-commands. argv[0] is "lockstep run" and so on; returns the exit status. */
+int cmd_run(int argc, char **argv);
+int cmd_show(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_import(int argc, char **argv);
+int cmd_forms(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+
+/* "lockstep: …" and a newline on standard error. */
+void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Complains about a failed library call; the exit status for it. */
+int cli_failed(const char *what, const ls_error *error);
+
+/* ---- Files (files.c) --------------------------------------------------------------------------------- */
+
+/* Paths of regular files. Zeroed is empty. */
+typedef struct file_list {
+  char **paths;
+  size_t count, room;
+} file_list;
+
+/* Adds `path` itself, or, of a directory, all files below it in the order of their names; files whose names
+ * begin with a dot are not entries. Complains about what cannot be read, and then returns false; what can be
+ * is added all the same. */
+bool files_collect(file_list *list, const char *path);
+void files_free(file_list *list);
+
+/* The whole of a file ("-": standard input) of at most `limit` bytes, malloc'ed, with a zero behind it; NULL
+ * and a sentence in `why` if that fails. */
+uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size_t why_size);
+
+/* Reads an entry. `any`: also bytes that are no entry, as the fuzz target takes them. */
+bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size);
+
+/* Writes the entry into `directory` (made if need be) under its name, whole or not at all. 1: written; 0: it
+ * was there already; -1: failed, with a sentence in `why`. `name` receives its name. */
+int entry_save(const char *directory, const testcase *test, char name[33], char *why, size_t why_size);
+
+/* Is the output written, to the last byte? Complains if not. */
+bool cli_flush(void);
+
+/* ---- Output (output.c, show.c) ----------------------------------------------------------------------- */
+
+/* Prints `test` for people, or gives it as an object, as `lockstep show` does. */
+bool show_print(FILE *to, const testcase *test);
+json_t *show_json(const testcase *test);
+
+/* How a run ended, on a line of its own. */
+void print_stop(const ls_stop *stop);
+
+/* A JSON string of any bytes: those that are not UTF-8 become '?'. */
+json_t *json_text(const char *text);
+json_t *json_hex(uint64_t value); /* "0x…" */
+json_t *json_stop(const ls_stop *stop);
+
+/* Prints and releases. */
+void json_print(json_t *value);
+
+#endif

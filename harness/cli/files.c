@@ -1,0 +1,209 @@
+/* Files and directories of entries. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli.h"
+
+/* ---- Lists ------------------------------------------------------------------------------------------- */
+
+static bool list_add(file_list *list, const char *path) {
+  if (list->count == list->room) {
+    size_t room = list->room ? 2 * list->room : 64;
+    char **paths = realloc(list->paths, room * sizeof *paths);
+    if (paths == NULL)
+      return false;
+    list->paths = paths;
+    list->room = room;
+  }
+  list->paths[list->count] = strdup(path);
+  return list->paths[list->count] != NULL && ++list->count > 0;
+}
+
+void files_free(file_list *list) {
+  while (list->count > 0)
+    free(list->paths[--list->count]);
+  free(list->paths);
+  *list = (file_list){0};
+}
+
+static int visible(const struct dirent *entry) {
+  return entry->d_name[0] != '.';
+}
+
+static int by_bytes(const struct dirent **a, const struct dirent **b) {
+  return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static bool collect(file_list *list, const char *path, bool named);
+
+static bool collect_directory(file_list *list, const char *path) {
+  struct dirent **names;
+  bool fine = true;
+  int count = scandir(path, &names, visible, by_bytes);
+  if (count < 0) {
+    cli_complain("%s: %s", path, strerror(errno));
+    return false;
+  }
+  for (int i = 0; i < count; i++) {
+    char *below = NULL;
+    if (asprintf(&below, "%s/%s", path, names[i]->d_name) < 0)
+      fine = false;
+    else
+      fine &= collect(list, below, false);
+    free(below);
+    free(names[i]);
+  }
+  free(names);
+  return fine;
+}
+
+/* `named` by the user, so a symbolic link is followed and must lead somewhere; a link met below a directory
+ * is followed to files only, or a loop would never end. */
+static bool collect(file_list *list, const char *path, bool named) {
+  struct stat info, link;
+  if (stat(path, &info) != 0) {
+    cli_complain("%s: %s", path, strerror(errno));
+    return false;
+  }
+  bool followed = !named && lstat(path, &link) == 0 && S_ISLNK(link.st_mode);
+  if (S_ISDIR(info.st_mode))
+    return followed || collect_directory(list, path);
+  if (!S_ISREG(info.st_mode) && !named)
+    return true;
+  if (list_add(list, path))
+    return true;
+  cli_complain("out of memory");
+  return false;
+}
+
+bool files_collect(file_list *list, const char *path) {
+  return collect(list, path, true);
+}
+
+/* ---- Reading ----------------------------------------------------------------------------------------- */
+
+static uint8_t *read_stream(FILE *file, size_t limit, size_t *size, char *why, size_t why_size) {
+  size_t room = 4096;
+  uint8_t *data = NULL;
+  *size = 0;
+  while (!feof(file) && !ferror(file) && *size <= limit) {
+    uint8_t *more = realloc(data, room + 1);
+    if (more == NULL)
+      break;
+    data = more;
+    *size += fread(data + *size, 1, room - *size, file);
+    room *= 2;
+  }
+  if (feof(file) && *size <= limit) {
+    data[*size] = 0;
+    return data;
+  }
+  snprintf(why, why_size, "%s",
+           ferror(file)    ? strerror(errno)
+           : *size > limit ? "the file is larger than any that Lockstep reads"
+                           : "out of memory");
+  free(data);
+  return NULL;
+}
+
+uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size_t why_size) {
+  if (strcmp(path, "-") == 0)
+    return read_stream(stdin, limit, size, why, why_size);
+  FILE *file = fopen(path, "rbe");
+  if (file == NULL) {
+    snprintf(why, why_size, "%s", strerror(errno));
+    return NULL;
+  }
+  uint8_t *data = read_stream(file, limit, size, why, why_size);
+  fclose(file);
+  return data;
+}
+
+bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size) {
+  size_t size;
+  uint8_t *data = file_read(path, any ? 1 << 20 : TESTCASE_SIZE_MAX, &size, why, why_size);
+  if (data == NULL)
+    return false;
+  bool fine = any || testcase_check(data, size, why, why_size);
+  if (fine)
+    testcase_decode(test, data, size);
+  free(data);
+  return fine;
+}
+
+/* ---- Writing ----------------------------------------------------------------------------------------- */
+
+static bool write_all(int fd, const uint8_t *data, size_t size) {
+  while (size > 0) {
+    ssize_t written = write(fd, data, size);
+    if (written < 0 && errno == EINTR)
+      continue;
+    if (written <= 0)
+      return false;
+    data += written;
+    size -= (size_t)written;
+  }
+  return true;
+}
+
+/* Written under another name and renamed, so that nobody ever sees half of it. */
+static bool write_whole(const char *path, const uint8_t *data, size_t size) {
+  char *temporary;
+  if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
+    return false;
+  int fd = mkostemp(temporary, O_CLOEXEC);
+  bool fine = fd >= 0 && fchmod(fd, 0644) == 0 && write_all(fd, data, size);
+  int saved = errno;
+  if (fd >= 0 && close(fd) != 0 && fine) {
+    saved = errno;
+    fine = false;
+  }
+  if (fine && rename(temporary, path) != 0) {
+    saved = errno;
+    fine = false;
+  }
+  if (!fine && fd >= 0)
+    unlink(temporary);
+  free(temporary);
+  errno = saved;
+  return fine;
+}
+
+/* Is this very entry there? What has its name but other bytes is replaced. */
+static bool already_there(const char *path, const uint8_t *data, size_t size) {
+  char why[8];
+  size_t old_size = 0;
+  uint8_t *old = file_read(path, TESTCASE_SIZE_MAX, &old_size, why, sizeof why);
+  bool same = old != NULL && old_size == size && memcmp(old, data, size) == 0;
+  free(old);
+  return same;
+}
+
+int entry_save(const char *directory, const testcase *test, char name[33], char *why, size_t why_size) {
+  uint8_t data[TESTCASE_SIZE_MAX];
+  size_t size = testcase_encode(test, data, sizeof data);
+  char *path;
+  int result;
+  testcase_name(test, name);
+  if (mkdir(directory, 0755) != 0 && errno != EEXIST) {
+    snprintf(why, why_size, "%s: %s", directory, strerror(errno));
+    return -1;
+  }
+  if (asprintf(&path, "%s/%s", directory, name) < 0) {
+    snprintf(why, why_size, "out of memory");
+    return -1;
+  }
+  if (already_there(path, data, size))
+    result = 0;
+  else
+    result = write_whole(path, data, size) ? 1 : -1;
+  if (result < 0)
+    snprintf(why, why_size, "%s: %s", path, strerror(errno));
+  free(path);
+  return result;
+}

@@ -1,0 +1,185 @@
+/* Bare ways in and out, for `lockstep bench`. No guest flags, no selectors, no safety: only what must be paid.
+ *   void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
+ *   void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area); */
+#include "state_offsets.h"
+
+#define SAVE_CALLEE_SAVED                                                                                     \
+  push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15
+
+#define RESTORE_CALLEE_SAVED                                                                                  \
+  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx
+
+  .bss
+  .align 64
+host_rsp:   .quad 0
+out_state:  .quad 0
+target:     .quad 0
+guest_rax:  .quad 0
+guest_rcx:  .quad 0
+mode:       .quad 0
+xsave_area: .quad 0
+
+  .text
+
+.macro zmm_all op, base
+  .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+  .ifc \op, load
+  vmovdqu64 STATE_ZMM+64*\n(\base), %zmm\n
+  .else
+  vmovdqu64 %zmm\n, STATE_ZMM+64*\n(\base)
+  .endif
+  .endr
+  .irp n, 0,1,2,3,4,5,6,7
+  .ifc \op, load
+  kmovq STATE_K+8*\n(\base), %k\n
+  .else
+  kmovq %k\n, STATE_K+8*\n(\base)
+  .endif
+  .endr
+.endm
+
+.macro ymm_all op, base
+  .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+  .ifc \op, load
+  vmovdqu STATE_ZMM+64*\n(\base), %ymm\n
+  .else
+  vmovdqu %ymm\n, STATE_ZMM+64*\n(\base)
+  .endif
+  .endr
+.endm
+
+.macro xmm_all op, base
+  .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15
+  .ifc \op, load
+  movups STATE_ZMM+64*\n(\base), %xmm\n
+  .else
+  movups %xmm\n, STATE_ZMM+64*\n(\base)
+  .endif
+  .endr
+.endm
+
+/* All GPRs from the state at %rdi, then to the code. */
+enter_guest:
+  mov %rsp, host_rsp(%rip)
+  mov %rsi, out_state(%rip)
+  mov %rdx, target(%rip)
+  mov STATE_GPR+0(%rdi), %rax
+  mov STATE_GPR+8(%rdi), %rcx
+  mov STATE_GPR+16(%rdi), %rdx
+  mov STATE_GPR+24(%rdi), %rbx
+  mov STATE_GPR+32(%rdi), %rsp
+  mov STATE_GPR+40(%rdi), %rbp
+  mov STATE_GPR+48(%rdi), %rsi
+  mov STATE_GPR+64(%rdi), %r8
+  mov STATE_GPR+72(%rdi), %r9
+  mov STATE_GPR+80(%rdi), %r10
+  mov STATE_GPR+88(%rdi), %r11
+  mov STATE_GPR+96(%rdi), %r12
+  mov STATE_GPR+104(%rdi), %r13
+  mov STATE_GPR+112(%rdi), %r14
+  mov STATE_GPR+120(%rdi), %r15
+  mov STATE_GPR+56(%rdi), %rdi
+  jmp *target(%rip)
+
+leave_guest:
+  mov %rax, guest_rax(%rip)
+  mov out_state(%rip), %rax
+  mov %rcx, STATE_GPR+8(%rax)
+  mov %rdx, STATE_GPR+16(%rax)
+  mov %rbx, STATE_GPR+24(%rax)
+  mov %rsp, STATE_GPR+32(%rax)
+  mov %rbp, STATE_GPR+40(%rax)
+  mov %rsi, STATE_GPR+48(%rax)
+  mov %rdi, STATE_GPR+56(%rax)
+  mov %r8, STATE_GPR+64(%rax)
+  mov %r9, STATE_GPR+72(%rax)
+  mov %r10, STATE_GPR+80(%rax)
+  mov %r11, STATE_GPR+88(%rax)
+  mov %r12, STATE_GPR+96(%rax)
+  mov %r13, STATE_GPR+104(%rax)
+  mov %r14, STATE_GPR+112(%rax)
+  mov %r15, STATE_GPR+120(%rax)
+  mov guest_rax(%rip), %rcx
+  mov %rcx, STATE_GPR+0(%rax)
+  mov host_rsp(%rip), %rsp
+  cmpl $3, mode(%rip)
+  je leave_zmm
+  cmpl $2, mode(%rip)
+  je leave_ymm
+  cmpl $1, mode(%rip)
+  je leave_xmm
+  mov %rax, %rdi
+  mov xsave_area(%rip), %rcx
+  mov $-1, %eax
+  mov $-1, %edx
+  xsave64 (%rcx)
+  jmp left
+leave_zmm:
+  zmm_all store, %rax
+  jmp left
+leave_ymm:
+  ymm_all store, %rax
+  jmp left
+leave_xmm:
+  xmm_all store, %rax
+left:
+  RESTORE_CALLEE_SAVED
+  ret
+
+  .globl floor_run
+  .type floor_run, @function
+floor_run:
+  SAVE_CALLEE_SAVED
+  mov %ecx, mode(%rip)
+  cmp $3, %ecx
+  je 1f
+  cmp $2, %ecx
+  je 2f
+  xmm_all load, %rdi
+  jmp enter_guest
+2:
+  ymm_all load, %rdi
+  jmp enter_guest
+1:
+  zmm_all load, %rdi
+  jmp enter_guest
+  .size floor_run, . - floor_run
+
+  .globl floor_run_xsave
+  .type floor_run_xsave, @function
+floor_run_xsave:
+  SAVE_CALLEE_SAVED
+  movl $0, mode(%rip)
+  mov %rcx, xsave_area(%rip)
+  mov %rdx, %r8
+  mov $-1, %eax
+  mov $-1, %edx
+  xrstor64 (%rcx)
+  mov %r8, %rdx
+  jmp enter_guest
+  .size floor_run_xsave, . - floor_run_xsave
+
+  .globl floor_fill_xsave
+  .type floor_fill_xsave, @function
+floor_fill_xsave:
+  xor %ecx, %ecx
+  xgetbv
+  xsave64 (%rdi)
+  mov %eax, 512(%rdi)
+  movl $0x1f80, 24(%rdi)
+  ret
+  .size floor_fill_xsave, . - floor_fill_xsave
+
+  .globl floor_fault
+  .type floor_fault, @function
+floor_fault:
+  ud2
+  ret
+  .size floor_fault, . - floor_fault
+
+  .section .data.rel.ro, "aw"
+  .globl floor_leave
+  .align 8
+floor_leave: .quad leave_guest
+
+  .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,139 @@
+/* lockstep: finds the sub-command and runs it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+typedef struct command {
+  const char *name, *what;
+  int (*run)(int argc, char **argv);
+} command;
+
+static const command commands[] = {
+    {"run", "replay entries in both executors and compare", cmd_run},
+    {"show", "an entry as text: disassembly, links, initial state", cmd_show},
+    {"generate", "make random valid programs", cmd_generate},
+    {"import", "turn machine code (hex, csv, raw bytes) into entries", cmd_import},
+    {"forms", "which instruction forms there are, run here, are excluded", cmd_forms},
+    {"bench", "measure the executors against bare floors", cmd_bench},
+    {"stats", "what a fuzzing run did", cmd_stats},
+};
+
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+typedef struct choice {
+  int at; /* of the sub-command in argv; 0 = none given */
+} choice;
+
+static size_t smaller(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
+/* Edits (insert, delete, replace) between two short words. */
+static size_t edits(const char *a, const char *b) {
+  size_t row[32], length = smaller(strlen(b), 31);
+  for (size_t j = 0; j <= length; j++)
+    row[j] = j;
+  for (size_t i = 0; a[i] != 0; i++) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < length; j++) {
+      size_t cost = smaller(diagonal + (a[i] != b[j]), smaller(row[j], row[j + 1]) + 1);
+      diagonal = row[j + 1];
+      row[j + 1] = cost;
+    }
+  }
+  return row[length];
+}
+
+static const command *find(const char *name) {
+  for (size_t i = 0; i < COMMANDS; i++)
+    if (strcmp(commands[i].name, name) == 0)
+      return &commands[i];
+  return NULL;
+}
+
+static const char *nearest(const char *name) {
+  const command *best = NULL;
+  size_t least = 4;
+  for (size_t i = 0; i < COMMANDS; i++) {
+    size_t distance = edits(name, commands[i].name);
+    if (distance < least) {
+      least = distance;
+      best = &commands[i];
+    }
+  }
+  return best == NULL ? NULL : best->name;
+}
+
+static error_t parse_option(int key, char *argument, struct argp_state *state) {
+  choice *chosen = state->input;
+  (void)argument;
+  if (key == ARGP_KEY_ARG) {
+    chosen->at = state->next - 1;
+    state->next = state->argc;
+    return 0;
+  }
+  if (key == ARGP_KEY_NO_ARGS) {
+    argp_state_help(state, stderr, ARGP_HELP_STD_HELP & ~(unsigned)ARGP_HELP_EXIT_OK);
+    exit(CLI_USAGE);
+  }
+  return ARGP_ERR_UNKNOWN;
+}
+
+/* The list of commands, in --help's text behind the options. */
+static char *help_filter(int key, const char *text, void *input) {
+  (void)input;
+  if (key != ARGP_KEY_HELP_POST_DOC)
+    return (char *)(uintptr_t)text;
+  char *all = NULL;
+  size_t size;
+  FILE *memory = open_memstream(&all, &size);
+  if (memory == NULL)
+    return (char *)(uintptr_t)text;
+  fputs("Commands (each has --help):\n", memory);
+  for (size_t i = 0; i < COMMANDS; i++)
+    fprintf(memory, "  %-10s %s\n", commands[i].name, commands[i].what);
+  fprintf(memory, "\nExample: lockstep run corpus/\n\n%s", text);
+  fclose(memory);
+  return all;
+}
+
+static int unknown(const char *name) {
+  const char *hint = nearest(name);
+  if (hint != NULL)
+    cli_complain("there is no command '%s'; did you mean '%s'? `lockstep --help` lists all", name, hint);
+  else
+    cli_complain("there is no command '%s'; `lockstep --help` lists them", name);
+  return CLI_USAGE;
+}
+
+static int dispatch(const command *chosen, int argc, char **argv) {
+  char *name;
+  if (asprintf(&name, "lockstep %s", chosen->name) < 0)
+    return CLI_BAD;
+  argv[0] = name;
+  int status = chosen->run(argc, argv);
+  if (!cli_flush() && status != CLI_DIFFERENCE)
+    status = CLI_BAD;
+  free(name);
+  return status;
+}
+
+int main(int argc, char **argv) {
+  choice chosen = {0};
+  const struct argp parser = {.parser = parse_option,
+                              .args_doc = "COMMAND [ARGUMENT...]",
+                              .doc = "Runs x86-64 machine code in the calling thread and under ptrace, and "
+                                     "compares where both ended up.\v" CLI_EXIT_CODES,
+                              .help_filter = help_filter};
+  char version[32];
+  snprintf(version, sizeof version, "lockstep %d.%d", LS_VERSION_MAJOR, LS_VERSION_MINOR);
+  argp_program_version = version;
+  argp_err_exit_status = CLI_USAGE;
+  argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &chosen);
+  if (chosen.at == 0)
+    return CLI_USAGE;
+  const command *sub = find(argv[chosen.at]);
+  return sub == NULL ? unknown(argv[chosen.at]) : dispatch(sub, argc - chosen.at, argv + chosen.at);
+}

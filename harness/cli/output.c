@@ -1,0 +1,79 @@
+/* Messages and JSON. */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+#include "report.h"
+
+void cli_complain(const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  fflush(stdout);
+  fputs("lockstep: ", stderr);
+  vfprintf(stderr, format, arguments);
+  fputc('\n', stderr);
+  va_end(arguments);
+}
+
+int cli_failed(const char *what, const ls_error *error) {
+  cli_complain("%s: %s", what, error->text[0] ? error->text : ls_status_name(error->status));
+  return error->status == LS_ERR_NO_REFERENCE ? CLI_NO_REFERENCE : CLI_BAD;
+}
+
+void print_stop(const ls_stop *stop) {
+  report_stop(stdout, stop);
+  putchar('\n');
+}
+
+bool cli_flush(void) {
+  if (fflush(stdout) == 0 && !ferror(stdout))
+    return true;
+  fputs("lockstep: the output could not be written\n", stderr);
+  return false;
+}
+
+json_t *json_text(const char *text) {
+  json_t *value = json_string(text);
+  if (value != NULL)
+    return value;
+  char *plain = strdup(text);
+  if (plain == NULL)
+    return json_null();
+  for (char *at = plain; *at != 0; at++)
+    if ((unsigned char)*at >= 0x80)
+      *at = '?';
+  value = json_string(plain);
+  free(plain);
+  return value;
+}
+
+json_t *json_hex(uint64_t value) {
+  return json_sprintf("0x%" PRIx64, value);
+}
+
+static json_t *json_index(uint32_t index) {
+  return index == LS_NONE ? json_null() : json_integer(index);
+}
+
+json_t *json_stop(const ls_stop *stop) {
+  static const char *const parts[] = {"body", "next", "jump"};
+  json_t *value =
+      json_pack("{ss so ss}", "kind", ls_stop_kind_name(stop->kind), "instruction",
+                json_index(stop->instruction), "part", parts[stop->part <= LS_PART_JUMP ? stop->part : 0]);
+  if (stop->kind == LS_STOP_FAULT) {
+    json_object_set_new(value, "signal", json_integer(stop->signal));
+    json_object_set_new(value, "code", json_integer(stop->code));
+    json_object_set_new(value, "address", json_hex(stop->address));
+  }
+  if (stop->kind == LS_STOP_SYSCALL)
+    json_object_set_new(value, "number", json_hex(stop->number));
+  return value;
+}
+
+void json_print(json_t *value) {
+  json_dumpf(value, stdout, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
+  putchar('\n');
+  json_decref(value);
+}

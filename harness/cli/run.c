@@ -1,0 +1,198 @@
+/* lockstep run: replays entries in both executors. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+#include "oracle.h"
+#include "report.h"
+
+typedef struct run_options {
+  bool json, any, quiet;
+  uint32_t limit_ms;
+  file_list files;
+  bool incomplete; /* something named on the command line could not be read */
+} run_options;
+
+static const struct argp_option option_table[] = {
+    {"any", 'a', NULL, 0, "Take files that are no entries too: their bytes are the program", 0},
+    {"json", 'j', NULL, 0, "Print one JSON object", 0},
+    {"limit", 'l', "MS", 0, "CPU time that one run may take (200)", 0},
+    {"quiet", 'q', NULL, 0, "Do not list entries that are the same", 0},
+    {0}};
+
+static error_t parse_option(int key, char *argument, struct argp_state *state) {
+  run_options *options = state->input;
+  char *end;
+  switch (key) {
+  case 'a':
+    options->any = true;
+    return 0;
+  case 'j':
+    options->json = true;
+    return 0;
+  case 'l':
+    options->limit_ms = (uint32_t)strtoul(argument, &end, 10);
+    if (*end != 0 || options->limit_ms == 0 || options->limit_ms > 60000)
+      argp_error(state, "--limit takes 1 to 60000 milliseconds");
+    return 0;
+  case 'q':
+    options->quiet = true;
+    return 0;
+  case ARGP_KEY_ARG:
+    options->incomplete |= !files_collect(&options->files, argument);
+    return 0;
+  case ARGP_KEY_NO_ARGS:
+    argp_error(state, "no FILE or DIR is given");
+    return EINVAL;
+  default:
+    return ARGP_ERR_UNKNOWN;
+  }
+}
+
+/* What a replay adds up to. */
+typedef struct tally {
+  const run_options *options;
+  oracle *o;
+  size_t verdicts[VERDICTS], unreadable;
+  json_t *entries, *errors; /* NULL without --json */
+} tally;
+
+static json_t *piece_json(const difference *d) {
+  size_t count;
+  const ls_register *registers = ls_registers(&count);
+  json_t *value = json_pack("{ss}", "piece", piece_name(d->piece));
+  if (d->piece == PIECE_REGISTER && d->row < count)
+    json_object_set_new(value, "register", json_string(registers[d->row].name));
+  if (d->piece == PIECE_MEMORY) {
+    json_object_set_new(value, "window", json_integer(d->window));
+    json_object_set_new(value, "offset", json_integer((json_int_t)d->offset));
+    json_object_set_new(value, "length", json_integer(d->length));
+  }
+  return value;
+}
+
+static void entry_json(tally *sum, const char *path, const oracle_result *result) {
+  json_t *entry =
+      json_pack("{so ss ss}", "file", json_text(path), "verdict", verdict_name(result->verdict), "reason",
+                result->reason == REASON_NONE ? "" : oracle_reason_name(result->reason));
+  if (result->detail != NULL)
+    json_object_set_new(entry, "detail", json_text(result->detail));
+  if (result->verdict == VERDICT_SAME || result->verdict == VERDICT_DIFFERENT)
+    json_object_set_new(entry, "stop", json_stop(&result->reference.stop));
+  if (result->verdict == VERDICT_DIFFERENT) {
+    json_t *differences = json_array();
+    json_object_set_new(entry, "thread_stop", json_stop(&result->thread.stop));
+    for (uint32_t i = 0; i < result->differences.kept; i++)
+      json_array_append_new(differences, piece_json(&result->differences.list[i]));
+    json_object_set_new(entry, "differences", differences);
+  }
+  json_array_append_new(sum->entries, entry);
+}
+
+static void entry_text(tally *sum, const char *path, const testcase *test, const oracle_result *result) {
+  if (result->verdict == VERDICT_SAME && sum->options->quiet)
+    return;
+  printf("%-12s %s: ", verdict_name(result->verdict), path);
+  if (result->verdict == VERDICT_SAME || result->verdict == VERDICT_DIFFERENT)
+    print_stop(&result->reference.stop);
+  else
+    printf("%s%s%s\n", oracle_reason_sentence(result->reason), result->detail ? ": " : "",
+           result->detail ? result->detail : "");
+  if (result->verdict == VERDICT_DIFFERENT)
+    report_difference(stdout, test, result, sum->o);
+}
+
+static void unreadable(tally *sum, const char *path, const char *why) {
+  sum->unreadable++;
+  if (sum->errors != NULL)
+    json_array_append_new(sum->errors, json_pack("{so ss}", "file", json_text(path), "why", why));
+  cli_complain("%s: %s", path, why);
+}
+
+static void run_file(tally *sum, const char *path) {
+  static testcase test;
+  static oracle_result result;
+  ls_error error = {0};
+  char why[256];
+  if (!entry_load(path, sum->options->any, &test, why, sizeof why)) {
+    unreadable(sum, path, why);
+    return;
+  }
+  if (oracle_run(sum->o, &test, &result, &error) != LS_OK) {
+    unreadable(sum, path, error.text);
+    return;
+  }
+  sum->verdicts[result.verdict]++;
+  if (sum->entries != NULL)
+    entry_json(sum, path, &result);
+  else
+    entry_text(sum, path, &test, &result);
+}
+
+static size_t tally_count(const tally *sum) {
+  size_t count = 0;
+  for (unsigned v = 0; v < VERDICTS; v++)
+    count += sum->verdicts[v];
+  return count;
+}
+
+static void summary(tally *sum) {
+  const size_t *v = sum->verdicts;
+  if (sum->entries != NULL) {
+    json_print(json_pack("{so si si si si so}", "entries", sum->entries, "same", (int)v[VERDICT_SAME],
+                         "different", (int)v[VERDICT_DIFFERENT], "inconclusive", (int)v[VERDICT_INCONCLUSIVE],
+                         "refused", (int)v[VERDICT_REFUSED], "errors", sum->errors));
+    return;
+  }
+  printf("%zu entries: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
+         v[VERDICT_SAME], v[VERDICT_DIFFERENT], v[VERDICT_INCONCLUSIVE], v[VERDICT_REFUSED]);
+  if (sum->unreadable > 0)
+    printf("; %zu files could not be used", sum->unreadable);
+  putchar('\n');
+}
+
+static int run_status(const tally *sum) {
+  if (sum->verdicts[VERDICT_DIFFERENT] > 0)
+    return CLI_DIFFERENCE;
+  if (sum->unreadable > 0 || sum->options->incomplete || tally_count(sum) == 0)
+    return CLI_BAD;
+  return sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0 ? CLI_OPEN : CLI_OK;
+}
+
+static int run_all(const run_options *options) {
+  tally sum = {.options = options};
+  oracle_options settings = {.limit_ms = options->limit_ms, .pin = true};
+  ls_error error = {0};
+  if (options->files.count == 0) {
+    cli_complain("nothing to run: no file was found");
+    return CLI_BAD;
+  }
+  if (oracle_create(&settings, &sum.o, &error) != LS_OK)
+    return cli_failed("the two executors could not be made", &error);
+  sum.entries = options->json ? json_array() : NULL;
+  sum.errors = options->json ? json_array() : NULL;
+  for (size_t i = 0; i < options->files.count; i++)
+    run_file(&sum, options->files.paths[i]);
+  if (tally_count(&sum) == 0)
+    cli_complain("nothing was run: none of the %zu files is an entry", options->files.count);
+  summary(&sum);
+  oracle_destroy(sum.o);
+  return run_status(&sum);
+}
+
+int cmd_run(int argc, char **argv) {
+  const struct argp parser = {
+      option_table,
+      parse_option,
+      "FILE|DIR...",
+      "Replays entries in the reference and in the calling thread and compares everything. Directories are "
+      "searched for files.\vExample: lockstep run corpus/ crash-1f2e\n\n" CLI_EXIT_CODES,
+      NULL,
+      NULL,
+      NULL};
+  run_options options = {0};
+  argp_parse(&parser, argc, argv, 0, NULL, &options);
+  int status = run_all(&options);
+  files_free(&options.files);
+  return status;
+}

@@ -1,0 +1,139 @@
+/* lockstep stats: adds up what fuzzing processes wrote about themselves, for ci/fuzz and for people. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+#include "stats.h"
+
+enum { OPTION_JSON = 'j', OPTION_FINDING = 'f' };
+
+typedef struct arguments {
+  bool json, trouble;
+  unsigned files;
+  stats sum;
+  json_t *findings;
+} arguments;
+
+static void add_file(arguments *a, const char *path) {
+  static stats one;
+  int why = stats_read(&one, path);
+  if (why) {
+    cli_complain("%s: %s", path, why == EINVAL ? "not an account written by this build" : strerror(why));
+    a->trouble = true;
+    return;
+  }
+  stats_add(&a->sum, &one);
+  a->files++;
+}
+
+static double seconds(const stats *s) {
+  return s->ended - s->begun;
+}
+
+static double rate(const stats *s) {
+  return seconds(s) > 0 ? (double)s->programs / seconds(s) : 0;
+}
+
+static void print_json(const arguments *a) {
+  const stats *s = &a->sum;
+  const uint64_t *v = s->counts.verdicts;
+  json_t *reasons = json_object();
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    if (s->counts.reasons[i])
+      json_object_set_new(reasons, oracle_reason_name((oracle_reason)i),
+                          json_integer((json_int_t)s->counts.reasons[i]));
+  json_t *top = json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:O}", "programs", s->programs,
+                          "seconds", seconds(s), "per_second", rate(s), "forms_allowed", s->forms_allowed,
+                          "forms_seen", s->forms_seen, "same", v[VERDICT_SAME], "different",
+                          v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE], "refused",
+                          v[VERDICT_REFUSED], "reasons", reasons, "findings", a->findings);
+  json_dumpf(top, stdout, JSON_COMPACT); /* one line: ci/fuzz ends with it */
+  putchar('\n');
+  json_decref(top);
+}
+
+static double percent(uint64_t part, uint64_t whole) {
+  return whole ? 100.0 * (double)part / (double)whole : 0;
+}
+
+static void print_stops(const oracle_counts *c) {
+  printf("  ended by        ");
+  for (int i = 0; i < LS_STOP_KINDS; i++)
+    if (c->stops[i])
+      printf("%s %llu  ", ls_stop_kind_name((ls_stop_kind)i), (unsigned long long)c->stops[i]);
+  putchar('\n');
+}
+
+static void print_people(const arguments *a) {
+  const stats *s = &a->sum;
+  const uint64_t *v = s->counts.verdicts;
+  printf("%llu programs ran in both executors in %.1f s: %.0f a second (%u processes)\n",
+         (unsigned long long)s->programs, seconds(s), rate(s), a->files);
+  printf("  forms           %u of %u allowed ones were executed (%.1f %%)\n", s->forms_seen, s->forms_allowed,
+         percent(s->forms_seen, s->forms_allowed));
+  print_stops(&s->counts);
+  for (int i = 0; i < VERDICTS; i++)
+    printf("  %-15s %llu (%.3f %%)\n", verdict_name((verdict)i), (unsigned long long)v[i],
+           percent(v[i], s->programs));
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    if (s->counts.reasons[i])
+      printf("    %-18s %llu: %s\n", oracle_reason_name((oracle_reason)i),
+             (unsigned long long)s->counts.reasons[i], oracle_reason_sentence((oracle_reason)i));
+  size_t i;
+  json_t *path;
+  json_array_foreach(a->findings, i, path) printf("FINDING %s\n", json_string_value(path));
+  if (!json_array_size(a->findings))
+    puts("nothing diverged");
+}
+
+static error_t parse(int key, char *value, struct argp_state *state) {
+  arguments *a = state->input;
+  switch (key) {
+  case OPTION_JSON:
+    a->json = true;
+    return 0;
+  case OPTION_FINDING:
+    json_array_append_new(a->findings, json_text(value));
+    return 0;
+  case ARGP_KEY_ARG:
+    add_file(a, value);
+    return 0;
+  case ARGP_KEY_NO_ARGS:
+    argp_error(state, "name at least one file written under LOCKSTEP_STATS");
+    return 0;
+  default:
+    return ARGP_ERR_UNKNOWN;
+  }
+}
+
+int cmd_stats(int argc, char **argv) {
+  static const struct argp_option options[] = {
+      {"json", OPTION_JSON, NULL, 0, "Print one line of JSON", 0},
+      {"finding", OPTION_FINDING, "FILE", 0, "A reproducer to be listed", 0},
+      {0},
+  };
+  static const struct argp argp = {
+      options,
+      parse,
+      "FILE...",
+      "Adds up the accounts of fuzzing processes, which each write one to the file named by "
+      "LOCKSTEP_STATS.\v" CLI_EXIT_CODES
+      "\n\nExample: LOCKSTEP_STATS=/tmp/a build/fuzz/bin/fuzz_run -max_total_time=10 corpus/fuzz_run; "
+      "build/fuzz/bin/lockstep stats /tmp/a",
+      NULL,
+      NULL,
+      NULL};
+  static arguments a;
+  a.findings = json_array();
+  stats_init(&a.sum);
+  if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+    return CLI_USAGE;
+  stats_finish(&a.sum);
+  if (a.files)
+    (a.json ? print_json : print_people)(&a);
+  json_decref(a.findings);
+  if (a.trouble || !cli_flush())
+    return CLI_BAD;
+  return CLI_OK;
+}

@@ -1,0 +1,12 @@
+/* Filling in an ls_error. Internal. */
+#ifndef LOCKSTEP_ERROR_H
+#define LOCKSTEP_ERROR_H
+
+#include "lockstep.h"
+
+/* Writes status, errno (0 = none), index (LS_NONE = none) and a sentence into *error, if there is one, and
+ * returns status. */
+ls_status error_set(ls_error *error, ls_status status, int sys_errno, uint32_t index, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+#endif

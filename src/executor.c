@@ -1,0 +1,202 @@
+/* The public side of executors: arguments, memory, control cells, and where a stop lies in the program. */
+#include "executor.h"
+
+#include <signal.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "error.h"
+#include "flags.h"
+
+enum { DEFAULT_TICK_MS = 10, DEFAULT_LIMIT_MS = 1000, CS_USER = 0x33, INT3 = 0xcc };
+
+const char *ls_stop_kind_name(ls_stop_kind kind) {
+  static const char *const names[LS_STOP_KINDS] = {"exit", "fault", "syscall", "fuel", "steps", "timeout"};
+  return (unsigned)kind < LS_STOP_KINDS ? names[kind] : "unknown";
+}
+
+/* ---- Making and ending ---- */
+
+static ls_status resolve_options(const ls_options *given, ls_executor *base, ls_error *error) {
+  ls_options options = given ? *given : (ls_options){0};
+  if (!options.interrupt_signal)
+    options.interrupt_signal = SIGURG;
+  if (!options.tick_ms)
+    options.tick_ms = DEFAULT_TICK_MS;
+  ls_vectors available = ls_vectors_available();
+  if (options.vectors > available)
+    return error_set(error, LS_ERR_CPU, 0, LS_NONE, "this machine has %s, not %s", ls_vectors_name(available),
+                     ls_vectors_name(options.vectors));
+  base->vectors = options.vectors == LS_VECTORS_AUTO ? available : options.vectors;
+  base->options = options;
+  return LS_OK;
+}
+
+ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
+                             ls_executor **executor, ls_error *error) {
+  if (!layout || !executor || (kind != LS_SIGNAL && kind != LS_PTRACE))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "an executor needs a kind, a layout and a place");
+  ls_executor base = {.kind = kind};
+  ls_status status = resolve_options(options, &base, error);
+  if (status)
+    return status;
+  status = sandbox_create(&base.box, layout, error);
+  if (status)
+    return status;
+  uint32_t window = sandbox_window(&base.box, layout->control, LS_CONTROL_SIZE);
+  base.control = (control_cells *)(base.box.alias + base.box.offset[window] +
+                                   (layout->control - layout->windows[window].address));
+  if (kind == LS_SIGNAL)
+    status = sandbox_map(&base.box, error);
+  if (!status)
+    status = (kind == LS_SIGNAL ? signal_executor_create : ptrace_executor_create)(&base, executor, error);
+  if (status)
+    sandbox_destroy(&base.box);
+  return status;
+}
+
+void ls_executor_destroy(ls_executor *executor) {
+  if (!executor)
+    return;
+  sandbox box = executor->box;
+  executor->ops->destroy(executor);
+  sandbox_destroy(&box);
+}
+
+const ls_layout *ls_executor_layout(const ls_executor *executor) {
+  return &executor->box.layout;
+}
+
+ls_vectors ls_executor_vectors(const ls_executor *executor) {
+  return executor->vectors;
+}
+
+int ls_executor_stops_syscalls(ls_executor *executor) {
+  return executor->ops->stops_syscalls(executor);
+}
+
+/* ---- Memory ---- */
+
+static ls_status own(ls_executor *executor, ls_error *error) {
+  return sandbox_forked(&executor->box) ? executor->ops->forked(executor, error) : LS_OK;
+}
+
+void *ls_executor_memory(ls_executor *executor, uint32_t window) {
+  const sandbox *box = &executor->box;
+  return window < box->layout.window_count ? box->alias + box->offset[window] : NULL;
+}
+
+ls_status ls_executor_reset(ls_executor *executor, const void *const contents[], ls_error *error) {
+  ls_status status = own(executor, error);
+  if (status)
+    return status;
+  const sandbox *box = &executor->box;
+  for (uint32_t i = LS_CODE_WINDOW + 1; i < box->layout.window_count; i++)
+    if (contents[i])
+      memcpy(box->alias + box->offset[i], contents[i], box->layout.windows[i].size);
+  return LS_OK;
+}
+
+static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t from, uint64_t size) {
+  if (from < size && memcmp(a + from, b + from, size - from) == 0)
+    return size;
+  while (from < size && a[from] == b[from])
+    from++;
+  return from;
+}
+
+int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint64_t *offset) {
+  const ls_layout *layout = &a->box.layout;
+  if (*window == LS_CODE_WINDOW) {
+    *window = LS_CODE_WINDOW + 1;
+    *offset = 0;
+  }
+  for (; *window < layout->window_count; ++*window, *offset = 0) {
+    uint64_t size = layout->windows[*window].size;
+    *offset = first_difference(a->box.alias + a->box.offset[*window], b->box.alias + b->box.offset[*window],
+                               *offset, size);
+    if (*offset < size)
+      return 1;
+  }
+  return 0;
+}
+
+ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error) {
+  ls_status status = own(executor, error);
+  if (status)
+    return status;
+  sandbox *box = &executor->box;
+  size_t size;
+  const uint8_t *bytes = ls_image_bytes(image, &size);
+  const ls_window *code = &box->layout.windows[LS_CODE_WINDOW];
+  if (!size || size > code->size || !image_fits(image, &box->layout))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "the image was not built for this executor's layout");
+  uint8_t *to = box->alias + box->offset[LS_CODE_WINDOW];
+  memcpy(to, bytes, size);
+  if (box->code_used > size)
+    memset(to + size, INT3, box->code_used - size);
+  box->code_used = size;
+  executor->image = image;
+  return LS_OK;
+}
+
+/* ---- Running ---- */
+
+static ls_status check_run(const ls_executor *executor, const ls_run *run, ls_error *error) {
+  if (!executor->image)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "no image is loaded");
+  if (!run->state || ((uintptr_t)run->state & 63))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run needs a state aligned to 64 bytes");
+  const ls_state *s = run->state;
+  if (s->cs != CS_USER || s->fs || s->gs)
+    return error_set(error, LS_ERR_STATE, 0, LS_NONE, "a run starts with CS 0x33 and null FS and GS");
+  if (s->rflags & ~(uint64_t)(RFLAGS_USER | RFLAGS_CLEAN))
+    return error_set(error, LS_ERR_STATE, 0, LS_NONE, "RFLAGS has bits that user code cannot set");
+  return LS_OK;
+}
+
+/* The range of the stop in the code map. Traps are reported with RIP behind what caused them. */
+static void place_in_image(const ls_image *image, ls_outcome *outcome) {
+  ls_stop *stop = &outcome->stop;
+  uint64_t behind = stop->kind == LS_STOP_SYSCALL || (stop->signal == SIGTRAP && stop->code == SI_KERNEL);
+  const ls_range *range = ls_image_find(image, outcome->state.rip - behind);
+  stop->instruction = range ? range->instruction : LS_NONE;
+  stop->part = range ? range->part : LS_PART_BODY;
+}
+
+/* A jump to the gate: which exit point was it? None if the guest found the gate by itself. */
+static void place_exit(const ls_executor *executor, ls_outcome *outcome) {
+  const image_exit *at = image_exit_at(executor->image, executor->control->exit);
+  ls_stop *stop = &outcome->stop;
+  stop->instruction = at ? at->instruction : LS_NONE;
+  stop->part = at ? at->part : LS_PART_BODY;
+  stop->kind = at ? at->kind : LS_STOP_EXIT;
+  if (at)
+    outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
+}
+
+ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
+  ls_status status = check_run(executor, run, error);
+  if (status)
+    return status;
+  uint64_t entry = ls_image_address(executor->image, run->entry);
+  if (!entry)
+    return error_set(error, LS_ERR_ARGUMENT, 0, run->entry, "the program has no instruction %u", run->entry);
+  status = own(executor, error);
+  if (status)
+    return status;
+  executor->control->exit = UINT64_MAX;
+  executor->control->fuel = run->fuel;
+  ls_run resolved = *run;
+  if (!resolved.limit_ms)
+    resolved.limit_ms = DEFAULT_LIMIT_MS;
+  status = executor->ops->run(executor, &resolved, entry, outcome, error);
+  if (status)
+    return status;
+  if (outcome->stop.kind == LS_STOP_EXIT)
+    place_exit(executor, outcome);
+  else
+    place_in_image(executor->image, outcome);
+  return LS_OK;
+}

@@ -1,0 +1,67 @@
+/* A code image from inside. Internal to program.c (which builds it), emit.c (which writes its bytes) and
+ * image.c (which answers questions about it). */
+#ifndef LOCKSTEP_IMAGE_H
+#define LOCKSTEP_IMAGE_H
+
+#include "executor.h"
+#include "lockstep.h"
+
+/* The pieces of an image, in the order in which they lie in memory. */
+typedef enum item_kind {
+  ITEM_BODY,      /* the instruction; behind it the island of a branch that does not reach */
+  ITEM_NEXT_JUMP, /* follows `next` to where it already lies */
+  ITEM_NEXT_EXIT, /* `next` leaves the program */
+  ITEM_JUMP_EXIT, /* out of line: `jump` leaves the program */
+  ITEM_JUMP_FUEL  /* out of line: `jump` goes back and costs fuel */
+} item_kind;
+
+typedef struct item {
+  uint32_t instruction;
+  uint32_t offset;
+  uint8_t kind;   /* an item_kind */
+  uint8_t island; /* ITEM_BODY: 1 if its branch goes through an island */
+} item;
+
+/* One layout of a program, with room that the next one reuses. */
+typedef struct code_layout {
+  uint64_t base;      /* guest address of byte 0 */
+  uint64_t code_size; /* of the window */
+  uint64_t control, gate;
+  uint8_t *bytes;
+  size_t size, bytes_room;
+  item *items;
+  uint32_t item_count, item_room;
+  uint32_t *body; /* per instruction: its item */
+  uint32_t *stub; /* per instruction: the item of its jump's stub, or LS_NONE */
+  uint32_t count, count_room;
+  ls_range *map;
+  uint32_t range_count, range_room;
+  image_exit *exits;
+  uint32_t exit_count, exit_room;
+} code_layout;
+
+/* The layout in force, and one whose arrays the next build fills: a build that fails leaves the first alone.
+ */
+struct ls_image {
+  code_layout now, spare;
+};
+
+/* Sizes of what the emitter inserts, in bytes. */
+enum {
+  EXIT_SIZE = 11 + 6,  /* mov qword [rip+exit], imm32; jmp [rip+slot] */
+  JUMP_SIZE = 5,       /* jmp rel32 */
+  ISLAND_SIZE = 2 + 5, /* jmp over; jmp rel32 */
+  FUEL_SIZE = 7 + 7 + 2 + 4 + 7 + 7 + JUMP_SIZE + 7 + EXIT_SIZE, /* see emit_fuel */
+  SLOT_SIZE = 8
+};
+
+/* Does the link from an instruction to `target` go to a lower or the same address? */
+static inline int goes_back(const code_layout *code, uint32_t from, uint32_t target) {
+  return code->body[target] <= code->body[from];
+}
+
+/* Writes bytes, map and exits of a layout whose items have their offsets. LS_ERR_PROGRAM if a data field does
+ * not reach. */
+ls_status emit_layout(code_layout *code, const ls_program *program, ls_error *error);
+
+#endif

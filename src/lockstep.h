@@ -1,0 +1,409 @@
+/* Lockstep: run x86-64 machine code in the calling thread, or in a traced child, and know how it ended.
+ *
+ * The words used here (program, code image, sandbox, state, stop, outcome, executor) are explained in
+ * docs/GLOSSARY.md; how it works inside is in docs/INTERNALS.md.
+ *
+ * Rules that hold for every function of this header:
+ *   - Nothing is printed and the process is never ended. A function that can fail returns an ls_status; if
+ *     its last argument is an ls_error, a non-NULL one receives the status again, errno, the index of the
+ *     offending item, and a sentence that says what to do.
+ *   - Pointers are borrowed for the length of the call unless the text says otherwise.
+ *   - No function may be called from a signal handler unless its text says so.
+ *   - Objects are not locked: one object is used by one thread at a time. Different objects are independent,
+ *     in different threads too. */
+#ifndef LOCKSTEP_H
+#define LOCKSTEP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LS_VERSION_MAJOR 0
+#define LS_VERSION_MINOR 1
+
+/* ---- Status and errors ------------------------------------------------------------------------------- */
+
+typedef enum ls_status {
+  LS_OK = 0,
+  LS_ERR_ARGUMENT,     /* an argument is out of its documented range */
+  LS_ERR_MEMORY,       /* the system has no memory or no descriptors left */
+  LS_ERR_ADDRESS,      /* a guest address range is in use or cannot be mapped */
+  LS_ERR_PROGRAM,      /* a program that cannot be laid out */
+  LS_ERR_STATE,        /* a state that the CPU refuses to load */
+  LS_ERR_CPU,          /* this CPU or kernel lacks what was asked for */
+  LS_ERR_HANDLER,      /* a signal handler could not be put in place */
+  LS_ERR_NO_REFERENCE, /* tracing is not possible here */
+  LS_ERR_CHILD,        /* the reference child was lost; the next run makes a new one */
+  LS_ERR_SYSTEM        /* another system call failed; errno is in the ls_error */
+} ls_status;
+
+/* The name of a status as it stands above ("LS_OK"); for any other value "LS_UNKNOWN". Static storage.
+ * Signal safe. */
+const char *ls_status_name(ls_status status);
+
+#define LS_NONE UINT32_MAX /* "no instruction", "no index" */
+
+typedef struct ls_error {
+  ls_status status;
+  int sys_errno;  /* errno of the failing system call, or 0 */
+  uint32_t index; /* of the instruction or window at fault, or LS_NONE */
+  char text[236]; /* one English sentence, no newline, always terminated */
+} ls_error;
+
+/* ---- State: the register file ------------------------------------------------------------------------ */
+
+/* General registers in the order in which instructions encode them (SDM vol. 2, table 2-2). */
+enum {
+  LS_RAX,
+  LS_RCX,
+  LS_RDX,
+  LS_RBX,
+  LS_RSP,
+  LS_RBP,
+  LS_RSI,
+  LS_RDI,
+  LS_R8,
+  LS_R9,
+  LS_R10,
+  LS_R11,
+  LS_R12,
+  LS_R13,
+  LS_R14,
+  LS_R15
+};
+
+/* Everything a user program can see of a CPU, without FS and GS bases. A flat POD without padding: two
+ * canonical states (ls_state_canonicalise) are equal exactly when memcmp says so. XMMn and YMMn are the low
+ * 16 and 32 bytes of zmm[n]. The part from fcw to st has the layout of FXSAVE's first 160 bytes (SDM
+ * vol. 1, 10.5.1): ftw is the abridged tag word, one bit per physical register, 1 = in use; of each st slot
+ * the first ten bytes are the value. */
+typedef struct ls_state {
+  uint8_t zmm[32][64];
+  uint64_t k[8];
+  uint64_t gpr[16];
+  uint64_t rip;
+  uint64_t rflags;
+  uint16_t cs, ss, ds, es, fs, gs;
+  uint32_t reserved0;
+  uint16_t fcw, fsw;
+  uint8_t ftw, reserved1;
+  uint16_t fop;
+  uint64_t fip, fdp;
+  uint32_t mxcsr;
+  uint32_t reserved2;
+  uint8_t st[8][16];
+}
+#if defined(__GNUC__)
+__attribute__((aligned(64)))
+#endif
+ls_state;
+
+/* How wide the vector registers are that an executor loads and stores. */
+typedef enum ls_vectors {
+  LS_VECTORS_AUTO = 0, /* the widest that this CPU and kernel have */
+  LS_VECTORS_SSE,      /* XMM0-15 */
+  LS_VECTORS_AVX,      /* YMM0-15 */
+  LS_VECTORS_AVX512    /* ZMM0-31, k0-7 */
+} ls_vectors;
+
+/* The widest vectors that CPU and kernel (XCR0) have: never LS_VECTORS_AUTO. Thread safe. */
+ls_vectors ls_vectors_available(void);
+
+/* "SSE", "AVX", "AVX-512" or "auto". */
+const char *ls_vectors_name(ls_vectors vectors);
+
+/* One row of the register table (src/regs.def), which drives names, printing, comparing and copying. */
+typedef struct ls_register {
+  const char *name;   /* lower case, as Intel writes it: "rax", "zmm7", "st0", "mxcsr" */
+  uint16_t offset;    /* in ls_state */
+  uint16_t size;      /* bytes of value */
+  uint8_t group;      /* an ls_register_group */
+  uint64_t mask;      /* of registers of 8 bytes or less: the bits that are compared */
+  const char *reason; /* why bits are masked or reset before comparing; NULL = all are compared */
+} ls_register;
+
+typedef enum ls_register_group {
+  LS_GROUP_GPR,
+  LS_GROUP_RIP,
+  LS_GROUP_FLAGS,
+  LS_GROUP_SEGMENT,
+  LS_GROUP_X87,
+  LS_GROUP_MXCSR,
+  LS_GROUP_VECTOR,
+  LS_GROUP_OPMASK
+} ls_register_group;
+
+/* The whole table, *count rows, static storage. Thread and signal safe. */
+const ls_register *ls_registers(size_t *count);
+
+/* The row of that name (case as in the table), or NULL. */
+const ls_register *ls_register_find(const char *name);
+
+/* A state in which a run can start: all zero but FCW 0x37f, MXCSR 0x1f80, RFLAGS 0x202, CS 0x33, SS 0x2b
+ * (what Linux gives a 64-bit program). */
+void ls_state_init(ls_state *state);
+
+/* Resets what two runs of the same program may differ in although the program did the same (each case with
+ * its reason in src/state.c), so that equality is memcmp. */
+void ls_state_canonicalise(ls_state *state);
+
+/* Writes register `reg` of `state` as text: 0x… for 8 bytes and less, lanes of 8 bytes, highest first,
+ * separated by '_' for more. Returns the length without the terminator; never writes more than `size`
+ * bytes, terminator included. */
+size_t ls_register_print(const ls_register *reg, const ls_state *state, char *text, size_t size);
+
+/* Finds the first register at or after table row `*row` that differs between two canonical states. Returns
+ * 1 and its row in *row, or 0 when there is no further one. */
+int ls_state_difference(const ls_state *a, const ls_state *b, size_t *row);
+
+/* ---- Programs and code images ------------------------------------------------------------------------ */
+
+typedef enum ls_field {
+  LS_FIELD_NONE = 0,
+  LS_FIELD_BRANCH, /* a displacement relative to the next instruction, filled in from `jump` */
+  LS_FIELD_DATA    /* a RIP-relative displacement, filled in so that it refers to the address `data` */
+} ls_field;
+
+enum {
+  LS_INSTRUCTION_MAX = 15,   /* bytes; SDM vol. 2, 2.3.11 */
+  LS_NEVER_FALLS_THROUGH = 1 /* flag: what follows it in memory is never executed (jmp, ret, ud2) */
+};
+
+/* One instruction and where control goes after it. */
+typedef struct ls_instruction {
+  uint64_t id;    /* the caller's own, stable name for it */
+  uint64_t data;  /* with LS_FIELD_DATA: the guest address referred to */
+  uint32_t next;  /* index of the instruction that follows, or LS_NONE: leaves the program */
+  uint32_t jump;  /* with LS_FIELD_BRANCH: index of the branch's target, or LS_NONE: leaves the program */
+  uint8_t length; /* of bytes, 1 to LS_INSTRUCTION_MAX */
+  uint8_t flags;
+  uint8_t field;                     /* an ls_field */
+  uint8_t field_offset;              /* in bytes */
+  uint8_t field_size;                /* 1 or 4; LS_FIELD_DATA: 4 */
+  uint8_t bytes[LS_INSTRUCTION_MAX]; /* machine code; the content of the field does not matter */
+} ls_instruction;
+
+/* A program is a graph over instructions[0 … count-1]. */
+typedef struct ls_program {
+  const ls_instruction *instructions;
+  uint32_t count; /* 1 to LS_PROGRAM_MAX */
+  uint32_t flags; /* LS_PROGRAM_FUEL */
+} ls_program;
+
+enum {
+  LS_PROGRAM_MAX = 65536,
+  LS_PROGRAM_FUEL = 1 /* every link to an instruction at a lower or the same address costs a unit of fuel */
+};
+
+typedef enum ls_part {
+  LS_PART_BODY, /* the instruction itself */
+  LS_PART_NEXT, /* what was inserted to follow its next link: a jump, or an exit point */
+  LS_PART_JUMP  /* the same for its jump link */
+} ls_part;
+
+/* One range of a code image. Ranges are sorted, do not overlap, and cover the image but for the slot
+ * behind its last instruction through which exit points jump. */
+typedef struct ls_range {
+  uint32_t offset, length; /* bytes from the start of the image */
+  uint32_t instruction;    /* index into the program */
+  ls_part part;
+} ls_range;
+
+struct ls_layout;
+typedef struct ls_image ls_image; /* a program laid out as bytes for one layout, and its code map */
+
+/* Makes an empty image; NULL when there is no memory. The caller destroys it. */
+ls_image *ls_image_create(void);
+void ls_image_destroy(ls_image *image); /* NULL is fine */
+
+/* Lays `program` out for the code window of `layout`, in time linear in its size. The image is replaced; on
+ * failure it keeps what it held. Branches whose 8-bit field does not reach get an island. Refused, with the
+ * index of the instruction (LS_ERR_PROGRAM): links out of range, a branch field without a known width,
+ * fields outside the bytes, targets of data fields out of reach, programs larger than the code window. */
+ls_status ls_image_build(ls_image *image, const ls_program *program, const struct ls_layout *layout,
+                         ls_error *error);
+
+/* The bytes, *size of them, to be placed at the start of the layout's code window. Valid until the next
+ * build or destroy. */
+const uint8_t *ls_image_bytes(const ls_image *image, size_t *size);
+
+/* The guest address of instruction `index`, or 0 if there is none of that index. */
+uint64_t ls_image_address(const ls_image *image, uint32_t index);
+
+/* The range that holds guest address `address` (binary search), or NULL. Valid until the next build. */
+const ls_range *ls_image_find(const ls_image *image, uint64_t address);
+
+/* The code map, *count ranges. Valid until the next build. */
+const ls_range *ls_image_map(const ls_image *image, size_t *count);
+
+/* ---- Sandbox: the guest's memory --------------------------------------------------------------------- */
+
+enum { LS_READ = 1, LS_WRITE = 2, LS_EXEC = 4 };
+
+enum {
+  LS_CODE_WINDOW = 0, /* windows[0] holds the code: LS_READ | LS_EXEC */
+  LS_WINDOWS_MAX = 16,
+  LS_PAGE = 4096,
+  LS_CONTROL_SIZE = 64,  /* bytes at `control` */
+  LS_GATE_SIZE = 0x10000 /* bytes reserved at `gate` */
+};
+
+typedef struct ls_window {
+  uint64_t address; /* of the guest; a multiple of LS_PAGE */
+  uint64_t size;    /* bytes; a multiple of LS_PAGE, not 0 */
+  uint32_t access;  /* LS_READ, LS_WRITE, LS_EXEC */
+  uint32_t reserved;
+} ls_window;
+
+/* Where guest memory lies. Each window has an inaccessible guard page on either side unless another window
+ * begins there. Exit points and fuel write LS_CONTROL_SIZE bytes at `control`, which must lie in a writable
+ * window, be aligned to 64, and be within 2 GiB of the code window; the guest may see and change them, the
+ * same way in every executor. `gate` is the address to which guest code jumps to leave; LS_GATE_SIZE bytes
+ * are reserved there, and what they hold is the executor's own business. */
+typedef struct ls_layout {
+  ls_window windows[LS_WINDOWS_MAX];
+  uint32_t window_count;
+  uint32_t reserved;
+  uint64_t control;
+  uint64_t gate;
+} ls_layout;
+
+enum { LS_LAYOUT_SLOTS = 256 };
+
+/* Lockstep's own layout: code (64 KiB), data (8 KiB, read-write), constants (4 KiB, read only), stack
+ * (4 KiB), control (4 KiB). Slots 0 … LS_LAYOUT_SLOTS-1 are disjoint, so that several sandboxes coexist in a
+ * process; the addresses of a slot never change between versions, lie below 2 GiB, and are free beside the
+ * shadow memory of ASan, TSan and MSan. */
+void ls_layout_default(ls_layout *layout, unsigned slot);
+
+/* ---- Executors --------------------------------------------------------------------------------------- */
+
+typedef enum ls_kind {
+  LS_SIGNAL, /* runs code in the calling thread; faults are caught as signals */
+  LS_PTRACE  /* the reference: runs code in a traced child that holds nothing but the guest's memory */
+} ls_kind;
+
+typedef struct ls_options {
+  int interrupt_signal; /* LS_SIGNAL: the signal that interrupts the guest; 0 = SIGURG */
+  ls_vectors vectors;   /* LS_VECTORS_AUTO, or at most what is available */
+  uint32_t tick_ms;     /* resolution of time limits, CPU time; 0 = 10 ms */
+  uint32_t reserved;
+} ls_options;
+
+typedef struct ls_executor ls_executor;
+
+/* Makes an executor with zeroed memory for `layout` (copied). `options` may be NULL.
+ *
+ * LS_SIGNAL: while any such executor exists the process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE,
+ * SIGTRAP, SIGSYS and the interrupt signal are the library's; a signal that is not the guest's goes on to
+ * the handler that stood there before, and the last destroy puts those back. A thread that runs code
+ * borrows an alternate stack, a timer, and its signal mask for these signals; ls_thread_release or the
+ * thread's end gives them back.
+ * LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by that of the process.
+ * All runs must come from the thread that created it. LS_ERR_NO_REFERENCE when tracing is not permitted
+ * (seccomp, Yama, another tracer); the text names which. */
+ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
+                             ls_executor **executor, ls_error *error);
+
+/* Ends it and gives back what it borrowed. NULL is fine. */
+void ls_executor_destroy(ls_executor *executor);
+
+/* Gives back what the calling thread lent to in-thread executors (alternate stack, timer, signal mask). The
+ * next run in this thread borrows anew. Destroying the executor of the last run in this thread does the same.
+ */
+void ls_thread_release(void);
+
+const ls_layout *ls_executor_layout(const ls_executor *executor); /* valid until destroy */
+ls_vectors ls_executor_vectors(const ls_executor *executor);      /* what it loads; never AUTO */
+
+/* This process's own view of window `window`, always readable and writable, of the window's size; or NULL if
+ * there is no such window. Valid until destroy. Not to be written while the guest runs. After a fork the
+ * child's view becomes its own with the first run or reset. */
+void *ls_executor_memory(ls_executor *executor, uint32_t window);
+
+/* Sets every window but the code from contents[window], `size` bytes each as the layout says; a NULL leaves
+ * that window as it is. contents[0] is ignored. */
+ls_status ls_executor_reset(ls_executor *executor, const void *const contents[], ls_error *error);
+
+/* Where the memory of two executors of the same layout first differs at or after *window, *offset: returns 1
+ * and the place there, or 0 when there is no further difference. Code is not compared. */
+int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint64_t *offset);
+
+/* Puts the image into the code window; the rest of the window is int3 (0xcc). The image must have been built
+ * for this executor's layout and stay alive and unchanged while runs use it. */
+ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error);
+
+typedef enum ls_stop_kind {
+  LS_STOP_EXIT,    /* left the program over a link */
+  LS_STOP_FAULT,   /* a fault or trap; signal, code, address */
+  LS_STOP_SYSCALL, /* was about to make a system call, which was not made; number */
+  LS_STOP_FUEL,    /* out of fuel, on the link `instruction`, `part` */
+  LS_STOP_STEPS,   /* executed as many instructions as were asked for */
+  LS_STOP_TIMEOUT, /* used up its CPU time */
+  LS_STOP_KINDS
+} ls_stop_kind;
+
+/* "exit", "fault", "syscall", "fuel", "steps", "timeout". */
+const char *ls_stop_kind_name(ls_stop_kind kind);
+
+typedef struct ls_stop {
+  ls_stop_kind kind;
+  uint32_t instruction; /* where it stopped: index into the program, or LS_NONE (outside the image) */
+  ls_part part;
+  int signal;       /* fault: SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGTRAP; else 0 */
+  int code;         /* fault: si_code */
+  uint64_t address; /* fault: si_addr, where the signal has one (SIGTRAP of a breakpoint has none), else 0 */
+  uint64_t number;  /* syscall: RAX at the call; else 0 */
+} ls_stop;
+
+/* What a run can touch beyond what every run loads and stores. */
+enum {
+  LS_USES_X87 = 1,     /* x87 or MMX registers; about 200 ns more in thread */
+  LS_TOUCHED_FS_GS = 2 /* (outcome of the reference only) it met the poisoned FS or GS base, or changed one */
+};
+
+typedef struct ls_run ls_run;
+
+/* Called after every instruction of a stepped run of the reference, before the next: `state` is complete.
+ * A return value other than 0 ends the run with LS_STOP_STEPS. Runs in the thread that called run. */
+typedef int (*ls_step_visitor)(const ls_state *state, void *context);
+
+struct ls_run {
+  const ls_state *state; /* to start from; its rip is not used, its cs must be 0x33, its fs and gs 0 */
+  uint32_t entry;        /* index of the instruction to start at */
+  uint32_t uses;         /* LS_USES_X87 or 0. Without it the outcome repeats the x87 state of the start */
+  uint64_t fuel;         /* units for images built with LS_PROGRAM_FUEL */
+  uint32_t limit_ms;     /* CPU time after which the run times out, in ticks rounded up; 0 = 1000 */
+  uint32_t reserved;
+  uint64_t steps;          /* 0 = run; n = stop after n instructions, inserted ones included */
+  ls_step_visitor visitor; /* LS_PTRACE with steps > 0; may be NULL */
+  void *context;           /* for visitor */
+};
+
+typedef struct ls_outcome {
+  ls_state state; /* as captured, not canonical. rip: at an exit point or out of fuel its address */
+  ls_stop stop;
+  uint32_t touched; /* reference: LS_USES_X87 if x87 state is not as at the start, LS_TOUCHED_FS_GS */
+  uint32_t reserved;
+} ls_outcome;
+
+/* Runs the loaded image and waits for its stop. Memory is left as the guest left it. A fault of the guest is
+ * an outcome, not an error. LS_ERR_STATE: the CPU refuses this state (reserved MXCSR bits, a bad selector);
+ * nothing ran. LS_ERR_CHILD: the child was killed from outside; try again. */
+ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error);
+
+/* 1 if system calls of the guest can be stopped by this executor (LS_PTRACE: always; LS_SIGNAL: where the
+ * kernel has Syscall User Dispatch, Linux 5.11), else 0: a guest's system call is then executed. */
+int ls_executor_stops_syscalls(ls_executor *executor);
+
+/* 1 if every byte of [address, address + size) is unmapped in this process outside the guest's windows, 0 if
+ * not: whether a fault seen in the reference at that address will be one in this process too. */
+int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,305 @@
+/* The reference executor: runs the guest in a traced child (tracee.h) that stops at whatever ends a run.
+ *
+ * A run: the state goes into the shared page and, by PTRACE_SETREGS, into the child's general registers; the
+ * stub loads the rest and enters the guest; PTRACE_SYSEMU stops at every system call without executing it,
+ * the stub's own on the way out included, and every signal stops before delivery. Nothing is ever injected:
+ * the next run starts over from the stub, whatever the child was doing. */
+#include "executor.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "cpu.h"
+#include "error.h"
+#include "flags.h"
+#include "guest_code.h"
+#include "ptrace_executor.h"
+#include "regs.h"
+#include "wait.h"
+
+/* linux/ptrace.h and sys/ptrace.h do not go together, and old ones of the latter lack these. */
+#define REQUEST_SYSEMU ((enum __ptrace_request)31)
+
+enum { XSAVE_HEADER_AT = 512, XSAVE_AREA_MIN = 576, NEAR_POISON_SHIFT = 32 };
+
+/* ---- Until something ends the run --------------------------------------------------------------------- */
+
+static bool is_fault_signal(int number) {
+  return number == SIGSEGV || number == SIGBUS || number == SIGILL || number == SIGFPE || number == SIGTRAP;
+}
+
+/* The tick: true once the time limit is used up. A child that is in the stub goes on, since it leaves at once
+ * and has no guest state to show. */
+static bool out_of_time(ptrace_executor *x) {
+  if (ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) != 0 || x->info.si_code != SI_KERNEL)
+    return false; /* somebody else's SIGVTALRM */
+  if (x->ticks_left > 0) {
+    x->ticks_left--;
+    return false;
+  }
+  uint64_t rip =
+      (uint64_t)ptrace(PTRACE_PEEKUSER, x->child.pid, offsetof(struct user_regs_struct, rip), NULL);
+  return rip - x->child.gate >= GATE_IN;
+}
+
+run_event executor_resume(ptrace_executor *x, int request) {
+  for (;;) {
+    if (ptrace((enum __ptrace_request)request, x->child.pid, NULL, NULL) != 0)
+      return RUN_LOST;
+    wait_report report = wait_for(x->child.pid);
+    switch (report.event) {
+    case WAIT_SYSCALL:
+      return RUN_SYSCALL;
+    case WAIT_DEAD:
+    case WAIT_NOTHING:
+      return RUN_LOST;
+    case WAIT_GROUP:
+      break;
+    case WAIT_SIGNAL:
+      if (report.signal == SIGVTALRM && out_of_time(x))
+        return RUN_TIMEOUT;
+      /* Codes above 0 are the kernel's own: a fault. Others were sent by someone, and are suppressed. */
+      if (is_fault_signal(report.signal) && ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) == 0 &&
+          x->info.si_code > 0)
+        return RUN_FAULT;
+      break;
+    }
+  }
+}
+
+/* ---- Outcomes ----------------------------------------------------------------------------------------- */
+
+ls_status executor_lost(ptrace_executor *x, ls_error *error) {
+  if (x->child.tracer != (pid_t)syscall(SYS_gettid))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "the reference runs only in the thread that created it");
+  tracee_end(&x->child);
+  return error_set(error, LS_ERR_CHILD, 0, LS_NONE,
+                   "the reference child was killed from outside; the next run makes a new one");
+}
+
+ls_status executor_bad_state(ls_error *error, const char *what) {
+  return error_set(error, LS_ERR_STATE, 0, LS_NONE, "the CPU does not load this state: %s", what);
+}
+
+bool executor_capture(ptrace_executor *x, ls_state *state) {
+  if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
+    return false;
+  struct iovec area = {.iov_base = x->area, .iov_len = x->area_size};
+  uint64_t present = vectors_components(x->base.vectors);
+  if (ptrace(PTRACE_GETREGSET, x->child.pid, NT_X86_XSTATE, &area) != 0) { /* no XSAVE: FXSAVE's layout */
+    if (ptrace(PTRACE_GETFPREGS, x->child.pid, NULL, x->area) != 0)
+      return false;
+    memcpy(x->area + XSAVE_HEADER_AT, &present, sizeof present);
+  }
+  xsave_read(x->area, present, state);
+  regs_to_state(&x->regs, state);
+  return true;
+}
+
+static bool near_poison(uint64_t address) {
+  const uint64_t reach = UINT64_C(1) << NEAR_POISON_SHIFT;
+  return address - (POISON_FS - reach) < 2 * reach || address - (POISON_GS - reach) < 2 * reach;
+}
+
+/* Did the faulting instruction go through FS or GS? Its address may be anywhere if it has an index. */
+static bool fault_through_fs_gs(const ptrace_executor *x, const ls_outcome *outcome) {
+  int number = outcome->stop.signal;
+  if (number != SIGSEGV && number != SIGBUS)
+    return false;
+  return near_poison(outcome->stop.address) || guest_code_at(&x->base.box, outcome->state.rip).fs_gs;
+}
+
+/* What every outcome needs once its state and stop are there. */
+static void finish(ptrace_executor *x, const ls_run *run, ls_outcome *outcome) {
+  outcome->touched = 0;
+  if (x87_differs(run->state, &outcome->state))
+    outcome->touched |= LS_USES_X87;
+  if (!(run->uses & LS_USES_X87))
+    x87_copy(&outcome->state, run->state);
+  if (regs_fs_gs_changed(&x->regs, x->gs_base) || fault_through_fs_gs(x, outcome))
+    outcome->touched |= LS_TOUCHED_FS_GS;
+  outcome->reserved = 0;
+}
+
+static void set_stop(ls_outcome *outcome, ls_stop_kind kind) {
+  outcome->stop = (ls_stop){.kind = kind, .instruction = LS_NONE, .part = LS_PART_BODY};
+}
+
+ls_status executor_stopped(ptrace_executor *x, const ls_run *run, ls_stop_kind kind, ls_outcome *outcome) {
+  set_stop(outcome, kind);
+  if (kind == LS_STOP_FAULT) {
+    outcome->stop.signal = x->info.si_signo;
+    outcome->stop.code = x->info.si_code;
+    outcome->stop.address = (uint64_t)x->info.si_addr;
+  } else if (kind == LS_STOP_SYSCALL) {
+    outcome->stop.number = x->regs.orig_rax;
+    outcome->state.gpr[LS_RAX] = x->regs.orig_rax;
+  }
+  finish(x, run, outcome);
+  return LS_OK;
+}
+
+/* A clean run: at the stub's system call. The registers are still the guest's but for RAX, which the kernel
+ * keeps as the call's number, and RSP, RCX and R11, which the stub stored before it, or SYSCALL, changed
+ * them. */
+static ls_status left(ptrace_executor *x, const ls_run *run, ls_outcome *outcome) {
+  const gate_out *out = x->child.out;
+  regs_to_state(&x->regs, &outcome->state);
+  gate_get(out, x->base.vectors, &outcome->state);
+  outcome->state.gpr[LS_RAX] = x->regs.orig_rax;
+  outcome->state.rip = x->child.gate;
+  set_stop(outcome, LS_STOP_EXIT);
+  finish(x, run, outcome);
+  if (x->child.in->fsgsbase && (out->fsbase != POISON_FS || out->gsbase != x->gs_base))
+    outcome->touched |= LS_TOUCHED_FS_GS;
+  return LS_OK;
+}
+
+/* ---- Runs --------------------------------------------------------------------------------------------- */
+
+bool executor_in_load(const ptrace_executor *x) {
+  return x->regs.rip - tracee_label(&x->child, tracee_stub_load) <
+         (uint64_t)(tracee_stub_load_end - tracee_stub_load);
+}
+
+/* The way out stores FOP, FIP and FDP only on some CPUs; on others they are as at the start. */
+static void keep_x87_pointers(ptrace_executor *x) {
+  memcpy(x->child.out->fx, x->child.in->fx, 32);
+}
+
+bool executor_enter(ptrace_executor *x, const ls_run *run, uint64_t entry, uint64_t way_in, uint64_t rsp) {
+  gate_put(x->child.in, run->state, entry, x->base.vectors);
+  keep_x87_pointers(x);
+  struct user_regs_struct *regs = &x->regs;
+  regs_from_state(run->state, x->gs_base, regs);
+  regs->rip = way_in;
+  regs->rsp = rsp;
+  regs->eflags = RFLAGS_CLEAN;
+  regs->ss = x->ss;
+  regs->ds = regs->es = 0;
+  return ptrace(PTRACE_SETREGS, x->child.pid, NULL, regs) == 0;
+}
+
+static ls_status run_through(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome,
+                             ls_error *error) {
+  uint64_t frame = x->child.gate + GATE_IN + GATE_FRAME;
+  if (!executor_enter(x, run, entry, x->child.load, frame))
+    return executor_lost(x, error);
+  run_event event = executor_resume(x, REQUEST_SYSEMU);
+  if (event == RUN_LOST)
+    return executor_lost(x, error);
+  if (event == RUN_SYSCALL) {
+    if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
+      return executor_lost(x, error);
+    if (x->regs.rip == x->left)
+      return left(x, run, outcome);
+  }
+  if (!executor_capture(x, &outcome->state))
+    return executor_lost(x, error);
+  if (event == RUN_FAULT && executor_in_load(x))
+    return executor_bad_state(error, x->info.si_signo == SIGSEGV ? "a selector or reserved MXCSR bits"
+                                                                 : strsignal(x->info.si_signo));
+  return executor_stopped(x, run, executor_stop_kind(event), outcome);
+}
+
+ls_stop_kind executor_stop_kind(run_event event) {
+  return event == RUN_SYSCALL ? LS_STOP_SYSCALL : event == RUN_FAULT ? LS_STOP_FAULT : LS_STOP_TIMEOUT;
+}
+
+/* With a GS base other than 0 the kernel writes an MSR at every switch to the child, which under a hypervisor
+ * took a third of a run (24 against 16.5 us on Zen 5). It is needed only where this thread's own base is not
+ * 0: where it is, GS: accesses do the same in the child and here. */
+static uint64_t choose_gs_base(void) {
+  enum { GET_GS = 0x1004 }; /* asm/prctl.h */
+  uint64_t own = 0;
+  return syscall(SYS_arch_prctl, GET_GS, &own) == 0 && own == 0 ? 0 : POISON_GS;
+}
+
+static ls_status start(ptrace_executor *x, ls_error *error) {
+  ls_status status = tracee_start(&x->child, &x->base.box, x->base.options.tick_ms, error);
+  if (status)
+    return status;
+  x->left = tracee_label(&x->child, tracee_stub_left);
+  struct user_regs_struct regs;
+  if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &regs) != 0)
+    return executor_lost(x, error);
+  x->ss = regs.ss;
+  x->gs_base = choose_gs_base();
+  return LS_OK;
+}
+
+static ls_status ptrace_run(ls_executor *executor, const ls_run *run, uint64_t entry, ls_outcome *outcome,
+                            ls_error *error) {
+  ptrace_executor *x = (ptrace_executor *)executor;
+  if (!x->child.pid) {
+    ls_status status = start(x, error);
+    if (status)
+      return status;
+  }
+  /* The timer is periodic and may be about to strike: one tick more, so that the limit is a lower bound. */
+  uint32_t tick = executor->options.tick_ms;
+  x->ticks_left = run->limit_ms / tick + (run->limit_ms % tick != 0);
+  return run->steps ? executor_run_steps(x, run, entry, outcome, error)
+                    : run_through(x, run, entry, outcome, error);
+}
+
+/* ---- Making and ending -------------------------------------------------------------------------------- */
+
+/* The child is the parent's, and so is the gate area: this process needs its own. */
+static ls_status ptrace_forked(ls_executor *executor, ls_error *error) {
+  ptrace_executor *x = (ptrace_executor *)executor;
+  tracee_close(&x->child);
+  ls_status status = tracee_open(&x->child, &executor->box, executor->vectors, error);
+  return status ? status : sandbox_renew(&executor->box, error);
+}
+
+static int ptrace_stops_syscalls(ls_executor *executor) {
+  (void)executor;
+  return 1;
+}
+
+static void ptrace_destroy(ls_executor *executor) {
+  ptrace_executor *x = (ptrace_executor *)executor;
+  if (!sandbox_forked(&executor->box))
+    tracee_end(&x->child);
+  tracee_close(&x->child);
+  free(x->area);
+  free(x);
+}
+
+static const executor_ops ptrace_ops = {.run = ptrace_run,
+                                        .forked = ptrace_forked,
+                                        .stops_syscalls = ptrace_stops_syscalls,
+                                        .destroy = ptrace_destroy};
+
+ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error) {
+  size_t area_size = cpu()->xsave_size > XSAVE_AREA_MIN ? cpu()->xsave_size : XSAVE_AREA_MIN;
+  ptrace_executor *x = calloc(1, sizeof *x);
+  uint8_t *area = calloc(1, area_size);
+  if (!x || !area) {
+    free(x);
+    free(area);
+    return error_set(error, LS_ERR_MEMORY, errno, LS_NONE, "no memory for a reference executor");
+  }
+  x->base = *base;
+  x->base.ops = &ptrace_ops;
+  x->area = area;
+  x->area_size = area_size;
+  ls_status status = tracee_open(&x->child, &base->box, base->vectors, error);
+  if (!status)
+    status = start(x, error);
+  if (status) {
+    ptrace_destroy(&x->base);
+    return status;
+  }
+  *executor = &x->base;
+  return LS_OK;
+}

@@ -1,0 +1,19 @@
+/* The little that the tracer must know about an instruction. Internal to src/ptrace. */
+#ifndef LOCKSTEP_PTRACE_GUEST_CODE_H
+#define LOCKSTEP_PTRACE_GUEST_CODE_H
+
+#include <stdbool.h>
+
+#include "sandbox.h"
+
+typedef struct guest_code {
+  bool known;      /* there are bytes of the guest at that address */
+  bool fs_gs;      /* an FS or GS prefix is in effect */
+  bool rep_string; /* a repeated string instruction: single steps stop after every iteration */
+  bool pushf;      /* stores RFLAGS */
+} guest_code;
+
+/* Looks at prefixes and opcode (SDM vol. 2, 2.1.1) of the instruction at a guest address. */
+guest_code guest_code_at(const sandbox *box, uint64_t address);
+
+#endif

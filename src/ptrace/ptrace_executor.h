@@ -1,0 +1,60 @@
+/* The reference executor's structure and the steps of a run that running through and stepping share. Internal
+ * to src/ptrace. */
+#ifndef LOCKSTEP_PTRACE_EXECUTOR_H
+#define LOCKSTEP_PTRACE_EXECUTOR_H
+
+#include <signal.h>
+#include <sys/user.h>
+
+#include "executor.h"
+#include "tracee.h"
+
+typedef struct ptrace_executor {
+  ls_executor base;
+  tracee child;
+  uint64_t left;       /* RIP of the stop after a clean run */
+  uint64_t ss;         /* selector that the child's stub runs with */
+  uint64_t gs_base;    /* of the guest: 0 or POISON_GS */
+  uint32_t ticks_left; /* of CPU time in this run */
+  uint8_t *area;       /* for PTRACE_GETREGSET */
+  size_t area_size;
+  struct user_regs_struct regs; /* last read or written */
+  siginfo_t info;               /* of the last fault */
+} ptrace_executor;
+
+typedef enum run_event {
+  RUN_SYSCALL, /* the guest's or the stub's own */
+  RUN_FAULT,   /* x->info tells which; a trap after a single step too */
+  RUN_TIMEOUT,
+  RUN_LOST /* no child any more, or not this thread's */
+} run_event;
+
+/* Resumes the child with a ptrace request until something ends the run. Signals sent from outside, group
+ * stops and ticks within the limit do not. */
+run_event executor_resume(ptrace_executor *x, int request);
+
+/* LS_STOP_… of an event other than RUN_LOST. */
+ls_stop_kind executor_stop_kind(run_event event);
+
+/* Puts `run`'s state in place for one of the stub's ways in; false if the child is lost. */
+bool executor_enter(ptrace_executor *x, const ls_run *run, uint64_t entry, uint64_t way_in, uint64_t rsp);
+
+/* Is x->regs' RIP in the way in: a fault there is a state that the CPU refuses. */
+bool executor_in_load(const ptrace_executor *x);
+
+/* Reads the whole state by ptrace, x->regs too; false if the child is lost. */
+bool executor_capture(ptrace_executor *x, ls_state *state);
+
+/* Completes the outcome of a run that did not end by leaving; outcome->state is what executor_capture read.
+ */
+ls_status executor_stopped(ptrace_executor *x, const ls_run *run, ls_stop_kind kind, ls_outcome *outcome);
+
+/* Errors: ends what is left of the child; says that a state does not load. */
+ls_status executor_lost(ptrace_executor *x, ls_error *error);
+ls_status executor_bad_state(ls_error *error, const char *what);
+
+/* A run with run->steps > 0 (step.c). */
+ls_status executor_run_steps(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome,
+                             ls_error *error);
+
+#endif

@@ -1,0 +1,124 @@
+/* Stepped runs of the reference: the stub loads what PTRACE_SETREGS cannot and stops; the tracer sets the
+ * rest, so that the first single step is the guest's first instruction. */
+#include <string.h>
+#include <sys/ptrace.h>
+#include <time.h>
+
+#include "flags.h"
+#include "guest_code.h"
+#include "ptrace_executor.h"
+#include "regs.h"
+
+#define REQUEST_SYSEMU            31
+#define REQUEST_SYSEMU_SINGLESTEP 32
+
+enum { CLOCK_EVERY = 64, TRACE_CODE = TRAP_TRACE };
+
+typedef struct stepper {
+  ptrace_executor *x;
+  const ls_run *run;
+  ls_outcome *outcome;
+  uint64_t done;   /* instructions so far */
+  uint64_t stops;  /* single steps so far */
+  uint64_t rflags; /* before the next step, as the guest sees them */
+  uint64_t limit;  /* of the child's CPU clock, nanoseconds */
+  clockid_t clock;
+} stepper;
+
+static uint64_t cpu_time(clockid_t clock) {
+  struct timespec now = {0};
+  clock_gettime(clock, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Single steps use CPU time in the kernel, for which the tick of user time does not come. */
+static bool too_long(stepper *s) {
+  return ++s->stops % CLOCK_EVERY == 0 && cpu_time(s->clock) > s->limit;
+}
+
+/* PUSHF under a single step stores the trap flag that the tracer set: takes it out again. */
+static void hide_trap_flag(const stepper *s) {
+  const sandbox *box = &s->x->base.box;
+  uint64_t at = s->outcome->state.gpr[LS_RSP] + 1; /* TF is bit 8 */
+  uint32_t window = sandbox_window(box, at, 1);
+  if (window != LS_NONE)
+    box->alias[box->offset[window] + (at - box->layout.windows[window].address)] &= (uint8_t)~1u;
+}
+
+/* Brings the child to the first instruction, general registers and all. */
+static ls_status go_to_entry(stepper *s, uint64_t entry, ls_error *error) {
+  ptrace_executor *x = s->x;
+  uint64_t flags = x->child.gate + GATE_IN + GATE_STEP_FLAGS;
+  if (!executor_enter(x, s->run, entry, x->child.step, flags))
+    return executor_lost(x, error);
+  run_event event = executor_resume(x, REQUEST_SYSEMU);
+  if (event == RUN_LOST || ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
+    return executor_lost(x, error);
+  if (event != RUN_SYSCALL)
+    return executor_bad_state(error, "a selector or reserved MXCSR bits");
+  regs_from_state(s->run->state, x->gs_base, &x->regs);
+  x->regs.rip = entry;
+  if (ptrace(PTRACE_SETREGS, x->child.pid, NULL, &x->regs) != 0)
+    return executor_bad_state(error, "ptrace does not take its selectors");
+  s->rflags = s->run->state->rflags;
+  return LS_OK;
+}
+
+/* Was the stop the end of a single step, and not a fault or a trap of the guest's own? */
+static bool stepped(const stepper *s, run_event event) {
+  return event == RUN_FAULT && s->x->info.si_signo == SIGTRAP && s->x->info.si_code == TRACE_CODE &&
+         !(s->rflags & RFLAGS_TF);
+}
+
+/* One instruction. Sets *kind and returns true if the run ended with it. */
+static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
+  ptrace_executor *x = s->x;
+  ls_state *state = &s->outcome->state;
+  guest_code code;
+  uint64_t before;
+  do {
+    before = x->regs.rip;
+    code = guest_code_at(&x->base.box, before);
+    run_event event = executor_resume(x, REQUEST_SYSEMU_SINGLESTEP);
+    *lost = event == RUN_LOST || !executor_capture(x, state);
+    if (*lost)
+      return true;
+    if (!stepped(s, event)) {
+      *kind = executor_stop_kind(event);
+      return true;
+    }
+    *kind = LS_STOP_TIMEOUT;
+    if (too_long(s))
+      return true;
+  } while (code.rep_string && state->rip == before);
+  if (code.pushf)
+    hide_trap_flag(s);
+  s->rflags = state->rflags;
+  s->done++;
+  *kind = LS_STOP_STEPS;
+  if (s->run->visitor && s->run->visitor(state, s->run->context) != 0)
+    return true;
+  if (state->rip == x->child.gate)
+    *kind = LS_STOP_EXIT;
+  return *kind == LS_STOP_EXIT || s->done == s->run->steps;
+}
+
+ls_status executor_run_steps(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome,
+                             ls_error *error) {
+  stepper s = {.x = x, .run = run, .outcome = outcome};
+  if (clock_getcpuclockid(x->child.pid, &s.clock) != 0)
+    return executor_lost(x, error);
+  s.limit = cpu_time(s.clock) + UINT64_C(1000000) * run->limit_ms;
+  ls_status status = go_to_entry(&s, entry, error);
+  if (status)
+    return status;
+  ls_stop_kind kind = LS_STOP_STEPS;
+  bool lost = false;
+  while (!step(&s, &kind, &lost)) {
+  }
+  if (lost)
+    return executor_lost(x, error);
+  if (kind == LS_STOP_SYSCALL && !(s.rflags & RFLAGS_TF))
+    outcome->state.gpr[LS_R11] &= ~(uint64_t)RFLAGS_TF; /* SYSCALL stores RFLAGS there */
+  return executor_stopped(x, run, kind, outcome);
+}

@@ -1,0 +1,323 @@
+#include "tracee.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "cpu.h"
+#include "error.h"
+#include "wait.h"
+
+enum {
+  START_MS = 10000,
+  END_MS = 5000,
+  POPULATE_MAX = 4 << 20 /* bytes: larger windows are filled as they are touched */
+};
+
+#define USER_END        0x7ffffffff000u   /* of the addresses that mmap gives without being asked for more */
+#define USER_END_5      0xfffffffffff000u /* the same with five-level paging */
+#define RSEQ_SIZE       32u               /* what the C library registers (linux/rseq.h) */
+#define RSEQ_SIG        0x53053053u       /* glibc's signature for x86 (sys/rseq.h) */
+#define RSEQ_UNREGISTER 1u
+
+uint64_t tracee_label(const tracee *child, const uint8_t *label) {
+  return child->gate + (uint64_t)(label - tracee_stub_begin);
+}
+
+/* ---- The gate area ------------------------------------------------------------------------------------ */
+
+static void choose_variants(tracee *child, ls_vectors vectors) {
+  const uint8_t *load, *step, *leave;
+  if (vectors == LS_VECTORS_AVX512) {
+    load = tracee_stub_load_avx512, step = tracee_stub_step_avx512, leave = tracee_stub_exit_avx512;
+  } else if (vectors == LS_VECTORS_AVX) {
+    load = tracee_stub_load_avx, step = tracee_stub_step_avx, leave = tracee_stub_exit_avx;
+  } else {
+    bool wider = cpu()->vectors != LS_VECTORS_SSE;
+    load = wider ? tracee_stub_load_sse : tracee_stub_load_sse_only;
+    step = wider ? tracee_stub_step_sse : tracee_stub_step_sse_only;
+    leave = tracee_stub_exit_sse;
+  }
+  child->load = tracee_label(child, load);
+  child->step = tracee_label(child, step);
+  child->in->exit_target = tracee_label(child, leave);
+}
+
+ls_status tracee_open(tracee *child, const sandbox *box, ls_vectors vectors, ls_error *error) {
+  *child = (tracee){.fd = -1, .gate = box->layout.gate};
+  int fd = memfd_create("lockstep-gate", MFD_CLOEXEC);
+  void *alias = MAP_FAILED;
+  if (fd >= 0 && ftruncate(fd, GATE_END) == 0)
+    alias = mmap(NULL, GATE_END, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (alias == MAP_FAILED) {
+    int saved = errno;
+    if (fd >= 0)
+      close(fd);
+    return error_set(error, LS_ERR_MEMORY, saved, LS_NONE, "cannot make the gate area: %s", strerror(saved));
+  }
+  child->fd = fd;
+  child->alias = alias;
+  child->in = (gate_in *)(child->alias + GATE_IN);
+  child->out = (gate_out *)(child->alias + GATE_OUT);
+  memcpy(child->alias + GATE_CODE, tracee_stub_begin, (size_t)(tracee_stub_end - tracee_stub_begin));
+  child->in->fsgsbase = cpu()->fsgsbase;
+  child->in->safe_rsp = child->gate + GATE_END;
+  choose_variants(child, vectors);
+  return LS_OK;
+}
+
+void tracee_close(tracee *child) {
+  if (child->alias)
+    munmap(child->alias, GATE_END);
+  if (child->fd >= 0)
+    close(child->fd);
+  *child = (tracee){.fd = -1};
+}
+
+/* ---- Why there is no reference ------------------------------------------------------------------------ */
+
+/* The number after `name` in a file of lines "name: number", or in a file that is one number if name is "";
+ * -1 if there is none. */
+static long number_in(const char *path, const char *name) {
+  FILE *file = fopen(path, "re");
+  if (!file)
+    return -1;
+  char line[256];
+  long number = -1;
+  size_t length = strlen(name);
+  while (number < 0 && fgets(line, sizeof line, file))
+    if (strncmp(line, name, length) == 0)
+      number = strtol(line + length, NULL, 10);
+  fclose(file);
+  return number;
+}
+
+/* PTRACE_SEIZE was refused: names the mechanism that did it, as far as it can be known. */
+static ls_status refused(pid_t pid, int number, ls_error *error) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+  long tracer = number_in(path, "TracerPid:"), own_tracer = number_in("/proc/self/status", "TracerPid:");
+  long yama = number_in("/proc/sys/kernel/yama/ptrace_scope", "");
+  long seccomp = number_in("/proc/self/status", "Seccomp:");
+  const char *why = strerror(number);
+  if (tracer > 0)
+    return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
+                     "no reference: process %ld already traces the child (a debugger or strace -f?)", tracer);
+  if (yama >= 2)
+    return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
+                     "no reference: kernel.yama.ptrace_scope is %ld; set it to 1 or lower, or give "
+                     "CAP_SYS_PTRACE",
+                     yama);
+  if (seccomp > 0)
+    return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
+                     "no reference: ptrace failed (%s) and this process has a seccomp filter; allow ptrace "
+                     "in it (docker: --cap-add SYS_PTRACE)",
+                     why);
+  if (own_tracer > 0)
+    return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
+                     "no reference: ptrace failed (%s) and process %ld traces this one", why, own_tracer);
+  return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE, "no reference: ptrace failed: %s", why);
+}
+
+static const char *call_name(uint64_t number) {
+  switch (number) {
+  case SYS_rseq:
+    return "rseq";
+  case SYS_munmap:
+    return "munmap";
+  case SYS_mmap:
+    return "mmap";
+  case SYS_setitimer:
+    return "setitimer";
+  default:
+    return "a system call";
+  }
+}
+
+/* A call of the start-up list failed: which, and for which window. */
+static ls_status call_failed(const tracee *child, const sandbox *box, const struct user_regs_struct *regs,
+                             ls_error *error) {
+  uint64_t index = (regs->r12 - child->gate - GATE_OUT) / sizeof(stub_call);
+  const stub_call *call = (const stub_call *)child->out + index % STUB_CALLS_MAX;
+  int number = (int)-(int64_t)regs->rax;
+  uint32_t window = sandbox_window(box, call->argument[0], 1);
+  bool window_map = call->number == SYS_mmap && window != LS_NONE;
+  return error_set(error, window_map ? LS_ERR_ADDRESS : LS_ERR_NO_REFERENCE, number,
+                   window_map ? window : LS_NONE, "no reference: %s of %#" PRIx64 " failed in the child: %s",
+                   call_name(call->number), call->argument[0], strerror(number));
+}
+
+static ls_status died(wait_report report, ls_error *error) {
+  static const char *const reasons[] = {[CHILD_ORPHAN] = "its parent had gone",
+                                        [CHILD_NOT_TRACED] = "nobody began to trace it",
+                                        [CHILD_NO_GATE] = "the gate area could not be mapped"};
+  if (report.event == WAIT_NOTHING)
+    return error_set(error, LS_ERR_NO_REFERENCE, ETIMEDOUT, LS_NONE,
+                     "no reference: the child did not start within %d s", START_MS / 1000);
+  if (report.signal)
+    return error_set(error, LS_ERR_NO_REFERENCE, 0, LS_NONE, "no reference: signal %d (%s) at start-up",
+                     report.signal, strsignal(report.signal));
+  bool known = report.code > 0 && report.code < (int)(sizeof reasons / sizeof reasons[0]);
+  return error_set(error, LS_ERR_NO_REFERENCE, 0, LS_NONE, "no reference: the child exited at start-up: %s",
+                   known ? reasons[report.code] : "unknown reason");
+}
+
+/* ---- Starting ----------------------------------------------------------------------------------------- */
+
+static void add_call(stub_call **next, uint64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
+                     uint64_t e, uint64_t f) {
+  *(*next)++ = (stub_call){.number = number, .argument = {a, b, c, d, e, f}};
+}
+
+/* What the stub does: room for the registration of rseq first (a memory area of the C library, to which the
+ * kernel writes at every preemption, and kills if it cannot), then the address space, descriptors, timer.
+ * Windows are populated: a first touch would enter the kernel, which does not return to a non-canonical RSP.
+ */
+static void list_calls(const tracee *child, const sandbox *box) {
+  stub_call *next = (stub_call *)child->out;
+  uint64_t gate_end = child->gate + GATE_END, in = child->gate + GATE_IN;
+  add_call(&next, SYS_getpid, 0, 0, 0, 0, 0, 0);
+  add_call(&next, SYS_rt_sigprocmask, SIG_SETMASK, in + offsetof(gate_in, no_signals), 0, 8, 0, 0);
+  add_call(&next, SYS_munmap, 0, child->gate, 0, 0, 0, 0);
+  add_call(&next, SYS_munmap, gate_end, USER_END - gate_end, 0, 0, 0, 0);
+  add_call(&next, SYS_munmap, USER_END, USER_END_5 - USER_END, 0, 0, 0, 0);
+  next[-1].may_fail = 1; /* EINVAL with four-level paging: there are no such addresses */
+  sandbox_mapping maps[SANDBOX_MAPPINGS_MAX];
+  uint32_t count = sandbox_mappings(box, maps);
+  for (uint32_t i = 0; i < count; i++)
+    if (maps[i].guard)
+      add_call(&next, SYS_mmap, maps[i].address, maps[i].size, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, UINT64_MAX, 0);
+    else
+      add_call(&next, SYS_mmap, maps[i].address, maps[i].size, (uint64_t)maps[i].protection,
+               MAP_SHARED | MAP_FIXED | (maps[i].size <= POPULATE_MAX ? MAP_POPULATE : 0), (uint64_t)box->fd,
+               maps[i].offset);
+  add_call(&next, SYS_close, (uint64_t)box->fd, 0, 0, 0, 0, 0);
+  add_call(&next, SYS_close, (uint64_t)child->fd, 0, 0, 0, 0, 0);
+  add_call(&next, SYS_setitimer, ITIMER_VIRTUAL, in + offsetof(gate_in, timer), 0, 0, 0, 0);
+  add_call(&next, STUB_CALL_END, 0, 0, 0, 0, 0, 0);
+}
+
+_Static_assert(SANDBOX_MAPPINGS_MAX + 9 <= STUB_CALLS_MAX, "the longest list of calls fits");
+
+/* Where the C library registered rseq, if the kernel is too old to be asked (glibc 2.35 and later). */
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned __rseq_size __attribute__((weak));
+
+static uint64_t thread_pointer(void) {
+  uint64_t pointer;
+  __asm__("mov %%fs:0, %0" : "=r"(pointer)); /* its first word is its address (x86-64 psABI, TLS) */
+  return pointer;
+}
+
+/* At the child's first stop: makes its first call the one that takes the registration of rseq back. */
+static void list_rseq(const tracee *child) {
+  struct {
+    uint64_t pointer;
+    uint32_t size, signature, flags, pad;
+  } rseq = {0}; /* struct ptrace_rseq_configuration, linux/ptrace.h */
+  enum { GET_RSEQ_CONFIGURATION = 0x420f /* Linux 5.13 */ };
+  if (ptrace((enum __ptrace_request)GET_RSEQ_CONFIGURATION, child->pid, sizeof rseq, &rseq) < 0) {
+    if (!&__rseq_offset || !&__rseq_size || !__rseq_size)
+      return;
+    rseq.pointer = thread_pointer() + (uint64_t)__rseq_offset;
+    rseq.size = RSEQ_SIZE;
+    rseq.signature = RSEQ_SIG;
+  }
+  stub_call *call = (stub_call *)child->out;
+  if (rseq.pointer)
+    add_call(&call, SYS_rseq, rseq.pointer, rseq.size, RSEQ_UNREGISTER, rseq.signature, 0, 0);
+}
+
+/* Waits for a stop of the stub at `label`. Signals that others send meanwhile are suppressed. */
+static ls_status wait_at(const tracee *child, const sandbox *box, const uint8_t *label, ls_error *error) {
+  for (;;) {
+    wait_report report = wait_until(child->pid, START_MS);
+    if (report.event == WAIT_DEAD || report.event == WAIT_NOTHING)
+      return died(report, error);
+    struct user_regs_struct regs;
+    if (report.event == WAIT_SIGNAL && ptrace(PTRACE_GETREGS, child->pid, NULL, &regs) == 0) {
+      if (regs.rip == tracee_label(child, label))
+        return LS_OK;
+      if (regs.rip == tracee_label(child, tracee_stub_failed))
+        return call_failed(child, box, &regs, error);
+      if (report.signal == SIGSEGV || report.signal == SIGBUS || report.signal == SIGILL)
+        return died((wait_report){.event = WAIT_DEAD, .signal = report.signal}, error);
+    }
+    ptrace(PTRACE_CONT, child->pid, NULL, NULL);
+  }
+}
+
+static ls_status bring_up(const tracee *child, const sandbox *box, ls_error *error) {
+  const uintptr_t options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD;
+  if (ptrace(PTRACE_SEIZE, child->pid, NULL, options) != 0)
+    return refused(child->pid, errno, error);
+  __atomic_store_n(&child->in->go, 1, __ATOMIC_RELEASE);
+  syscall(SYS_futex, &child->in->go, FUTEX_WAKE, 1, NULL, NULL, 0);
+  ls_status status = wait_at(child, box, tracee_stub_hello, error);
+  if (status)
+    return status;
+  list_rseq(child);
+  if (ptrace(PTRACE_CONT, child->pid, NULL, NULL) != 0)
+    return died((wait_report){.event = WAIT_DEAD}, error);
+  return wait_at(child, box, tracee_stub_ready, error);
+}
+
+/* clone without the C library: its fork handlers may wait for locks of other threads. CLONE_UNTRACED keeps
+ * strace -f and debuggers from tracing the child before this thread does; no exit signal, so that a wait() of
+ * the host for its own children does not take it. */
+static pid_t fork_child(const child_setup *setup) {
+  uint64_t all = UINT64_MAX, saved = 0;
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &saved, sizeof all);
+  pid_t pid = child_fork(setup);
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &saved, NULL, sizeof saved);
+  return pid;
+}
+
+ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_error *error) {
+  struct timeval tick = {.tv_sec = tick_ms / 1000, .tv_usec = tick_ms % 1000 * 1000};
+  child->in->timer = (struct itimerval){.it_interval = tick, .it_value = tick};
+  child->in->no_signals = 0;
+  child->in->go = 0;
+  list_calls(child, box);
+  child_setup setup = {.parent = getpid(),
+                       .gate_fd = child->fd,
+                       .guest_fd = box->fd,
+                       .go = &child->in->go,
+                       .gate = child->gate,
+                       .start = tracee_label(child, tracee_stub_start)};
+  child->tracer = (pid_t)syscall(SYS_gettid);
+  pid_t pid = fork_child(&setup);
+  if (pid < 0)
+    return error_set(error, LS_ERR_NO_REFERENCE, -pid, LS_NONE, "no reference: fork failed: %s",
+                     strerror(-pid));
+  child->pid = pid;
+  ls_status status = bring_up(child, box, error);
+  if (status)
+    tracee_end(child);
+  return status;
+}
+
+void tracee_end(tracee *child) {
+  if (!child->pid)
+    return;
+  kill(child->pid, SIGKILL);
+  wait_report report;
+  do
+    report = wait_until(child->pid, END_MS);
+  while (report.event != WAIT_DEAD && report.event != WAIT_NOTHING);
+  child->pid = 0;
+}

@@ -1,0 +1,239 @@
+/* The in-thread executor: making the gate, and one run. */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "../cpu.h"
+#include "../error.h"
+#include "../flags.h"
+#include "../state_offsets.h"
+#include "handlers.h"
+#include "thread.h"
+
+enum { XMM_SIZE = 16, YMM_SIZE = 32, ZMM_SIZE = 64, LOW_REGISTERS = 16, FX_MXCSR_MASK = 28 };
+
+/* ---- A run ---- */
+
+/* FXRSTOR takes the part of the state that has its layout, and loads XMM0-15 too, which are loaded anew. */
+static void prepare_x87(gate_data *data, const ls_state *state) {
+  memcpy(data->x87, (const uint8_t *)state + STATE_FX, STATE_FX_SIZE);
+  memset(data->x87 + FX_MXCSR_MASK, 0, sizeof(uint32_t));
+}
+
+/* The gate leaves the x87 as after FNINIT with the host's FCW. Sticky flags that the host had must be put
+ * back through the environment (SDM vol. 1, 8.1.10). */
+static void restore_fsw(uint16_t fsw) {
+  struct {
+    uint32_t fcw, fsw, rest[5];
+  } environment;
+  __asm__ volatile("fnstenv %0" : "=m"(environment));
+  environment.fsw = (environment.fsw & 0xffff0000) | fsw;
+  __asm__ volatile("fldenv %0" : : "m"(environment));
+}
+
+static void finish_x87(const gate_data *data, uint32_t uses, const ls_state *start, ls_state *state) {
+  uint32_t mxcsr = state->mxcsr;
+  const void *from = uses & LS_USES_X87 ? data->x87 : (const uint8_t *)start + STATE_FX;
+  memcpy((uint8_t *)state + STATE_FX, from, STATE_FX_SIZE);
+  state->mxcsr = mxcsr;
+  state->reserved1 = 0;
+  state->reserved2 = 0;
+}
+
+/* What the gate does not store with narrow vectors is as it was at the start. */
+static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *state) {
+  if (vectors == LS_VECTORS_AVX512)
+    return;
+  size_t size = vectors == LS_VECTORS_AVX ? YMM_SIZE : XMM_SIZE;
+  for (int i = 0; i < LOW_REGISTERS; i++)
+    memcpy(state->zmm[i] + size, start->zmm[i] + size, ZMM_SIZE - size);
+  memcpy(state->zmm[LOW_REGISTERS], start->zmm[LOW_REGISTERS], sizeof state->zmm - LOW_REGISTERS * ZMM_SIZE);
+  memcpy(state->k, start->k, sizeof state->k);
+}
+
+static void finish(const signal_executor *executor, const ls_run *run, ls_outcome *outcome) {
+  ls_state *state = &outcome->state;
+  finish_x87(executor->data, run->uses, run->state, state);
+  finish_vectors(executor->base.vectors, run->state, state);
+  state->reserved0 = 0;
+  outcome->touched = 0;
+  outcome->reserved = 0;
+}
+
+/* One tick more than fills the limit, since the first one comes at any time after the start. */
+static uint64_t ticks_for(uint32_t limit_ms, uint32_t tick_ms) {
+  return ((uint64_t)limit_ms + tick_ms - 1) / tick_ms + 1;
+}
+
+static uint32_t prepare_steps(const signal_executor *executor, const ls_run *run, uint64_t entry,
+                              thread_record *record) {
+  record->steps_left = run->steps;
+  if (!run->steps)
+    return 0;
+  record->guest_tf = (run->state->rflags & RFLAGS_TF) != 0;
+  record->coming = handler_step_effect(executor, entry, run->state->gpr[LS_RSP]);
+  return GATE_FORCE_TF;
+}
+
+static uint64_t pass_gate(signal_executor *executor, const ls_run *run) {
+  if (!(run->uses & LS_USES_X87))
+    return executor->enter(run->state);
+  uint16_t fsw;
+  __asm__ volatile("fnstsw %0" : "=m"(fsw));
+  prepare_x87(executor->data, run->state);
+  uint64_t how = executor->enter(run->state);
+  if (fsw)
+    restore_fsw(fsw);
+  return how;
+}
+
+static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_outcome *outcome,
+                     ls_error *error) {
+  signal_executor *executor = (signal_executor *)base;
+  if (!thread_ready(executor)) {
+    ls_status status = thread_attach(executor, error);
+    if (status)
+      return status;
+  }
+  thread_record *record = thread_current;
+  gate_data *data = executor->data;
+  record->ticks_left = ticks_for(run->limit_ms, base->options.tick_ms);
+  data->entry = entry;
+  data->outcome = outcome;
+  data->flags = executor->gate_flags | (run->uses & LS_USES_X87 ? GATE_USES_X87 : 0) |
+                prepare_steps(executor, run, entry, record);
+  uint64_t how = pass_gate(executor, run);
+  if (how == GATE_REFUSED)
+    return error_set(error, LS_ERR_STATE, 0, LS_NONE,
+                     "the CPU refuses the state: look at MXCSR's reserved bits, DS, ES and SS");
+  if (how == GATE_EXITED) {
+    outcome->state.rip = base->box.layout.gate;
+    outcome->stop = (ls_stop){.kind = LS_STOP_EXIT};
+  }
+  finish(executor, run, outcome);
+  return LS_OK;
+}
+
+/* ---- The gate ---- */
+
+static const struct template {
+  const uint8_t *begin, *resume, *enter, *end;
+}
+templates[] = {
+    [LS_VECTORS_SSE] = {gate_sse_begin, gate_sse_resume, gate_sse_enter, gate_sse_end},
+    [LS_VECTORS_AVX] = {gate_avx_begin, gate_avx_resume, gate_avx_enter, gate_avx_end},
+    [LS_VECTORS_AVX512] = {gate_avx512_begin, gate_avx512_resume, gate_avx512_enter, gate_avx512_end},
+};
+
+static ls_status map_gate(uint64_t address, ls_error *error) {
+  void *wanted = (void *)address;
+  void *got = mmap(wanted, LS_GATE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (got == wanted && mprotect(got, GATE_CODE + LS_PAGE, PROT_READ | PROT_WRITE) == 0)
+    return LS_OK;
+  int why = got == wanted || got == MAP_FAILED ? errno : EEXIST; /* before Linux 4.17 the flag is a hint */
+  if (got != MAP_FAILED)
+    munmap(got, LS_GATE_SIZE);
+  return error_set(error, LS_ERR_ADDRESS, why, LS_NONE, "cannot map the gate at 0x%" PRIx64 " (%s): %s",
+                   address, strerror(why), "choose another layout or slot");
+}
+
+static ls_status make_gate(signal_executor *executor, ls_error *error) {
+  uint64_t gate = executor->base.box.layout.gate;
+  ls_status status = map_gate(gate, error);
+  if (status)
+    return status;
+  const struct template *t = &templates[executor->base.vectors];
+  memcpy((void *)gate, t->begin, (size_t)(t->end - t->begin));
+  executor->data = (gate_data *)(gate + GATE_CODE);
+  executor->data->executor = executor;
+  executor->enter = (gate_enter)(gate + (uint64_t)(t->enter - t->begin));
+  executor->enter_at = (uint64_t)(uintptr_t)executor->enter;
+  executor->resume = gate + (uint64_t)(t->resume - t->begin);
+  executor->code_end = gate + (uint64_t)(t->end - t->begin);
+  if (mprotect((void *)gate, GATE_CODE, PROT_READ | PROT_EXEC) == 0)
+    return LS_OK;
+  status = error_set(error, LS_ERR_SYSTEM, errno, LS_NONE, "the gate cannot be made executable: %s",
+                     strerror(errno));
+  munmap((void *)gate, LS_GATE_SIZE);
+  return status;
+}
+
+/* ---- The rest of the seam ---- */
+
+/* Touches all pages at the guest's addresses, so that they are present and writable: the kernel cannot return
+ * from a page fault to a non-canonical RSP (IRET faults), so the first touch by such a guest would end it
+ * with a fault that is not its own. Measured under a hypervisor with shadow page tables: there a page that is
+ * present for the kernel (MADV_POPULATE_*) still faults at its first use, and what follows is emulated,
+ * badly. Windows so large that this would cost much memory are left out. */
+static void touch(const ls_layout *layout) {
+  enum { TOUCH_MAX = 4 << 20 };
+  for (uint32_t i = 0; i < layout->window_count; i++) {
+    const ls_window *w = &layout->windows[i];
+    for (uint64_t page = 0; w->size <= TOUCH_MAX && page < w->size; page += LS_PAGE)
+      if (w->access & LS_WRITE)
+        __asm__ volatile("lock orb $0, (%0)" : : "r"(w->address + page) : "memory", "cc");
+      else
+        __asm__ volatile("testb $0, (%0)" : : "r"(w->address + page) : "memory", "cc");
+  }
+}
+
+/* The gate is private memory, and run attaches the thread anew. */
+static ls_status forked(ls_executor *base, ls_error *error) {
+  ls_status status = sandbox_renew(&base->box, error);
+  if (!status)
+    touch(&base->box.layout);
+  return status;
+}
+
+static int stops_syscalls(ls_executor *base) {
+  (void)base;
+  return thread_can_dispatch();
+}
+
+static void destroy(ls_executor *base) {
+  signal_executor *executor = (signal_executor *)base;
+  if (thread_current && thread_current->serial == executor->serial)
+    ls_thread_release();
+  handlers_release(base->options.interrupt_signal);
+  munmap((void *)base->box.layout.gate, LS_GATE_SIZE);
+  free(executor);
+}
+
+static const executor_ops ops = {
+    .run = run, .forked = forked, .stops_syscalls = stops_syscalls, .destroy = destroy};
+
+static bool can_interrupt(int sig) {
+  enum { LIBC_FIRST = 32, LIBC_LAST = 33 }; /* signals that libc keeps for itself */
+  return sig > 0 && sig < SIGNALS_MAX && sig != SIGKILL && sig != SIGSTOP &&
+         (sig < LIBC_FIRST || sig > LIBC_LAST) && !(signal_bit(sig) & handlers_fault_mask());
+}
+
+ls_status signal_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error) {
+  static uint64_t last_serial;
+  int sig = base->options.interrupt_signal;
+  if (!can_interrupt(sig))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "signal %d cannot be the interrupt signal", sig);
+  signal_executor *made = aligned_alloc(_Alignof(signal_executor), sizeof *made);
+  if (!made)
+    return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for an executor");
+  *made = (signal_executor){.base = *base};
+  made->base.ops = &ops;
+  made->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
+  made->gate_flags = cpu()->fsgsbase ? GATE_FSGSBASE : 0;
+  ls_status status = make_gate(made, error);
+  if (!status) {
+    status = handlers_acquire(sig, error);
+    if (status)
+      munmap((void *)base->box.layout.gate, LS_GATE_SIZE);
+  }
+  if (status) {
+    free(made);
+    return status;
+  }
+  touch(&base->box.layout);
+  *executor = &made->base;
+  return LS_OK;
+}

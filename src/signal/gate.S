@@ -1,0 +1,280 @@
+/* The way into the guest and out of it: three templates, which differ in the vector registers they move. What
+ * each label stands for is in gate.h. In C the whole would be:
+ *
+ *   enter(state) {                            exit: (every register is the guest's)
+ *     save callee-saved registers, MXCSR,       save RSP, RFLAGS; back to the host's stack and flags
+ *       FCW and RFLAGS; host_rsp = RSP;         outcome->state = general registers, selectors
+ *     record->running = executor;               DS, ES = the host's; result = GATE_EXITED
+ *     record->selector = BLOCK;               leave:
+ *     load x87, vectors, MXCSR, DS, ES,         outcome->state = vectors, MXCSR, x87
+ *       RFLAGS, general registers, RSP;         MXCSR, FCW, FS and GS bases = the host's
+ *     goto entry;                               record->selector = ALLOW; record->running = NULL;
+ *   }                                           return result;
+ *
+ * Nothing here touches guest memory or the guest's stack. While AC may be set, every access is aligned. */
+#include "../state_offsets.h"
+#include "gate.h"
+
+#define FLAG_TF       0x100
+#define FLAG_RF       0x10000
+#define USER_CS       0x33
+#define USER_SS       0x2b
+#define SYS_arch_prctl 158
+#define ARCH_SET_GS   0x1001
+#define ARCH_SET_FS   0x1002
+
+/* Offsets from RSP behind the host's RFLAGS. */
+#define SAVED_MXCSR 0
+#define SAVED_FCW   8
+#define SAVED_SIZE  16
+
+.macro load_vectors_sse
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+  movups STATE_ZMM + 64 * \i(%rdi), %xmm\i
+  .endr
+.endm
+.macro store_vectors_sse
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+  movups %xmm\i, STATE_ZMM + 64 * \i(%rax)
+  .endr
+.endm
+
+.macro load_vectors_avx
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+  vmovups STATE_ZMM + 64 * \i(%rdi), %ymm\i
+  .endr
+.endm
+.macro store_vectors_avx
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+  vmovups %ymm\i, STATE_ZMM + 64 * \i(%rax)
+  .endr
+  vzeroupper
+.endm
+
+.macro load_vectors_avx512
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+  vmovups STATE_ZMM + 64 * \i(%rdi), %zmm\i
+  .endr
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7
+  kmovq STATE_K + 8 * \i(%rdi), %k\i
+  .endr
+.endm
+.macro store_vectors_avx512
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+  vmovups %zmm\i, STATE_ZMM + 64 * \i(%rax)
+  .endr
+  .irp i, 0, 1, 2, 3, 4, 5, 6, 7
+  kmovq %k\i, STATE_K + 8 * \i(%rax)
+  .endr
+  vzeroupper
+.endm
+
+/* Loads a data segment register from the state at RDI, unless it has that value already: a reload takes fifty
+ * times as long as the comparison. */
+.macro load_segment register, offset
+  movzwl \offset(%rdi), %eax
+  mov \register, %ecx
+  cmp %ecx, %eax
+  je 1f
+  mov %eax, \register
+1:
+.endm
+
+/* Back to the host's, which is in the record at RCX; EDX holds the guest's. */
+.macro host_segment register, offset
+  movzwl \offset(%rcx), %esi
+  cmp %esi, %edx
+  je 1f
+  mov %esi, \register
+1:
+.endm
+
+/* General registers but RSP and RDI from the state at RDI. Changes no flags. */
+.macro load_general
+  mov STATE_GPR + 0(%rdi), %rax
+  mov STATE_GPR + 8(%rdi), %rcx
+  mov STATE_GPR + 16(%rdi), %rdx
+  mov STATE_GPR + 24(%rdi), %rbx
+  mov STATE_GPR + 40(%rdi), %rbp
+  mov STATE_GPR + 48(%rdi), %rsi
+  mov STATE_GPR + 64(%rdi), %r8
+  mov STATE_GPR + 72(%rdi), %r9
+  mov STATE_GPR + 80(%rdi), %r10
+  mov STATE_GPR + 88(%rdi), %r11
+  mov STATE_GPR + 96(%rdi), %r12
+  mov STATE_GPR + 104(%rdi), %r13
+  mov STATE_GPR + 112(%rdi), %r14
+  mov STATE_GPR + 120(%rdi), %r15
+.endm
+
+.macro gate vectors
+  .p2align 6
+  .globl gate_\vectors\()_begin, gate_\vectors\()_resume, gate_\vectors\()_enter, gate_\vectors\()_end
+  .hidden gate_\vectors\()_begin, gate_\vectors\()_resume, gate_\vectors\()_enter, gate_\vectors\()_end
+  .type gate_\vectors\()_begin, @object
+gate_\vectors\()_begin:
+  .set .Ldata_\vectors, gate_\vectors\()_begin + GATE_CODE
+
+  /* The exit. */
+  mov %rsp, .Ldata_\vectors + GATE_GUEST_RSP(%rip)
+  lea .Ldata_\vectors + GATE_STACK_TOP(%rip), %rsp
+  pushfq
+  mov .Ldata_\vectors + GATE_HOST_RSP(%rip), %rsp
+  popfq
+  mov %rax, .Ldata_\vectors + GATE_GUEST_RAX(%rip)
+  mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
+  mov %rcx, STATE_GPR + 8(%rax)
+  mov %rdx, STATE_GPR + 16(%rax)
+  mov %rbx, STATE_GPR + 24(%rax)
+  mov %rbp, STATE_GPR + 40(%rax)
+  mov %rsi, STATE_GPR + 48(%rax)
+  mov %rdi, STATE_GPR + 56(%rax)
+  mov %r8, STATE_GPR + 64(%rax)
+  mov %r9, STATE_GPR + 72(%rax)
+  mov %r10, STATE_GPR + 80(%rax)
+  mov %r11, STATE_GPR + 88(%rax)
+  mov %r12, STATE_GPR + 96(%rax)
+  mov %r13, STATE_GPR + 104(%rax)
+  mov %r14, STATE_GPR + 112(%rax)
+  mov %r15, STATE_GPR + 120(%rax)
+  mov .Ldata_\vectors + GATE_GUEST_RAX(%rip), %rdx
+  mov .Ldata_\vectors + GATE_GUEST_RSP(%rip), %rsi
+  mov .Ldata_\vectors + GATE_STACK_TOP - 8(%rip), %rdi
+  mov %rdx, STATE_GPR + 0(%rax)
+  mov %rsi, STATE_GPR + 32(%rax)
+  mov %rdi, STATE_RFLAGS(%rax)
+  mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
+  xor %ebx, %ebx
+  mov %cs, %edx
+  mov %dx, STATE_CS(%rax)
+  mov %ss, %edx
+  mov %dx, STATE_SS(%rax)
+  mov %fs, %edx
+  mov %dx, STATE_FS(%rax)
+  mov %gs, %edx
+  mov %dx, STATE_GS(%rax)
+  mov %ds, %edx
+  mov %dx, STATE_DS(%rax)
+  host_segment %ds, RECORD_DS
+  mov %es, %edx
+  mov %dx, STATE_ES(%rax)
+  host_segment %es, RECORD_ES
+
+.Lleave_\vectors:
+  store_vectors_\vectors
+  stmxcsr STATE_MXCSR(%rax)
+  ldmxcsr SAVED_MXCSR(%rsp)
+  testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 2f
+  fxsave64 .Ldata_\vectors + GATE_X87(%rip)
+  fninit
+  fldcw SAVED_FCW(%rsp)
+2:
+  movb $0, RECORD_SELECTOR(%rcx)
+  testb $GATE_FSGSBASE, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 3f
+  rdfsbase %rdx
+  rdgsbase %rsi
+  xor RECORD_FS_BASE(%rcx), %rdx
+  xor RECORD_GS_BASE(%rcx), %rsi
+  or %rsi, %rdx
+  jnz 5f
+3:
+  movq $0, RECORD_RUNNING(%rcx)
+  mov %ebx, %eax
+  add $SAVED_SIZE, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbp
+  pop %rbx
+  ret
+
+  /* Bases by system call: it works whether or not the kernel keeps what WRFSBASE writes. */
+5:
+  mov %rcx, %r12
+  mov $ARCH_SET_FS, %edi
+  mov RECORD_FS_BASE(%r12), %rsi
+  mov $SYS_arch_prctl, %eax
+  syscall
+  mov $ARCH_SET_GS, %edi
+  mov RECORD_GS_BASE(%r12), %rsi
+  mov $SYS_arch_prctl, %eax
+  syscall
+  mov %r12, %rcx
+  jmp 3b
+
+gate_\vectors\()_resume:
+  popfq
+  mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
+  mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
+  jmp .Lleave_\vectors
+
+  .p2align 4
+gate_\vectors\()_enter:
+  push %rbx
+  push %rbp
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  sub $SAVED_SIZE, %rsp
+  stmxcsr SAVED_MXCSR(%rsp)
+  fnstcw SAVED_FCW(%rsp)
+  pushfq
+  mov %rsp, .Ldata_\vectors + GATE_HOST_RSP(%rip)
+  mov .Ldata_\vectors + GATE_RECORD(%rip), %rdx
+  mov .Ldata_\vectors + GATE_EXECUTOR(%rip), %rax
+  mov %rax, RECORD_RUNNING(%rdx)
+  movb $1, RECORD_SELECTOR(%rdx)
+  testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 2f
+  fxrstor64 .Ldata_\vectors + GATE_X87(%rip)
+2:
+  load_vectors_\vectors
+  ldmxcsr STATE_MXCSR(%rdi)
+  load_segment %ds, STATE_DS
+  load_segment %es, STATE_ES
+  lea .Ldata_\vectors + GATE_STACK_TOP(%rip), %rsp
+  testb $FLAG_TF >> 8, STATE_RFLAGS + 1(%rdi)
+  jnz 3f
+  testb $GATE_FORCE_TF, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jnz 3f
+  cmpw $USER_SS, STATE_SS(%rdi)
+  jne 3f
+  pushq STATE_RFLAGS(%rdi)
+  popfq
+  load_general
+  mov STATE_GPR + 32(%rdi), %rsp
+  mov STATE_GPR + 56(%rdi), %rdi
+  jmp *.Ldata_\vectors + GATE_ENTRY(%rip)
+
+  /* With TF, and for an odd SS, by IRET: it loads RIP, CS, RFLAGS, RSP and SS at once, so that the first trap
+   * comes after exactly one instruction of the guest (SDM vol. 3, 18.3.1.4). */
+3:
+  movzwl STATE_SS(%rdi), %eax
+  push %rax
+  pushq STATE_GPR + 32(%rdi)
+  mov STATE_RFLAGS(%rdi), %rax
+  and $~FLAG_RF, %rax
+  testb $GATE_FORCE_TF, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 4f
+  or $FLAG_TF, %rax
+4:
+  push %rax
+  push $USER_CS
+  pushq .Ldata_\vectors + GATE_ENTRY(%rip)
+  load_general
+  mov STATE_GPR + 56(%rdi), %rdi
+  iretq
+gate_\vectors\()_end:
+  .size gate_\vectors\()_begin, . - gate_\vectors\()_begin
+.endm
+
+  .section .rodata
+  gate sse
+  gate avx
+  gate avx512
+
+  .section .note.GNU-stack, "", @progbits

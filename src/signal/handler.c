@@ -1,0 +1,373 @@
+/* The C part of the signal handler: whose signal is it, and what becomes of the guest.
+ *
+ * Compiled without stack protector, sanitizers and coverage: when it starts, FS may be the guest's. It uses
+ * no TLS, takes no lock, and makes system calls through kernel_call only. It never jumps out: a guest that
+ * has stopped is left by editing the frame, so that rt_sigreturn arrives in the gate with the guest's vectors
+ * still in the registers, where the gate stores them as after any run. */
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+
+#include "../flags.h"
+#include "handlers.h"
+#include "thread.h"
+
+/* Where a signal struck. */
+typedef enum place {
+  PLACE_HOST,     /* no guest runs, or a handler of the host's runs on top of it */
+  PLACE_ENTERING, /* in the gate, nothing of the guest has run */
+  PLACE_LEAVING,  /* in the gate, the guest is over */
+  PLACE_GATE,     /* at the gate's first instruction, nothing of the exit has run */
+  PLACE_GUEST
+} place;
+
+/* What an instruction about to be stepped does with TF. */
+typedef enum step_effect {
+  STEP_PLAIN,
+  STEP_PUSHES_FLAGS, /* PUSHF: would show the guest our TF */
+  STEP_SETS_TF       /* POPF or IRET of an image with TF: from here on TF is the guest's */
+} step_effect;
+
+enum {
+  ARCH_SET_GS_BASE = 0x1001, /* asm/prctl.h */
+  ARCH_SET_FS_BASE = 0x1002,
+  SYSCALL_LENGTH = 2,
+  REPEAT_ROOM = 136, /* see handler_repeat_call */
+  PREFIXES_MAX = 14
+};
+
+/* Flags that rt_sigreturn does not restore and handler_entry loads. */
+#define UNRESTORED_FLAGS (RFLAGS_ID | RFLAGS_NT)
+
+HIDDEN void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
+                          handler_frame *frame);
+
+/* ---- Where ---- */
+
+static bool in_arena(uint64_t address) {
+  return thread_arena && address - thread_arena < ARENA_SIZE;
+}
+
+static place find_place(const signal_executor *executor, const greg_t *regs) {
+  if (!executor)
+    return PLACE_HOST;
+  uint64_t rip = (uint64_t)regs[REG_RIP], gate = executor->base.box.layout.gate;
+  if (rip == gate)
+    return PLACE_GATE;
+  if (rip > gate && rip < executor->code_end)
+    return rip >= executor->enter_at ? PLACE_ENTERING : PLACE_LEAVING;
+  if (in_arena((uint64_t)regs[REG_RSP]) && sandbox_window(&executor->base.box, rip, 1) == LS_NONE)
+    return PLACE_HOST;
+  return PLACE_GUEST;
+}
+
+/* ---- The host's segments ---- */
+
+typedef struct bases {
+  uint64_t fs, gs;
+} bases;
+
+static bases read_bases(const signal_executor *executor, const thread_record *record) {
+  bases b = {record->fs_base, record->gs_base};
+  if (executor->gate_flags & GATE_FSGSBASE) {
+    __asm__ volatile("rdfsbase %0" : "=r"(b.fs));
+    __asm__ volatile("rdgsbase %0" : "=r"(b.gs));
+  }
+  return b;
+}
+
+/* Without FSGSBASE a guest can only have changed the bases by loading a selector. */
+static bool is_foreign(const bases *guest, const thread_record *record, const handler_frame *frame) {
+  return frame->fs || frame->gs || guest->fs != record->fs_base || guest->gs != record->gs_base;
+}
+
+static void load_host_segments(const bases *guest, const thread_record *record, const handler_frame *frame) {
+  if (is_foreign(guest, record, frame)) {
+    kernel_call(SYS_arch_prctl, ARCH_SET_FS_BASE, (long)record->fs_base, 0, 0);
+    kernel_call(SYS_arch_prctl, ARCH_SET_GS_BASE, (long)record->gs_base, 0, 0);
+  }
+  if (frame->ds != record->ds)
+    __asm__ volatile("mov %0, %%ds" : : "r"((uint32_t)record->ds));
+  if (frame->es != record->es)
+    __asm__ volatile("mov %0, %%es" : : "r"((uint32_t)record->es));
+}
+
+/* Before going back to a guest. Selectors first: loading one changes the base. DS and ES are loaded by
+ * handler_entry. */
+static void load_guest_bases(const signal_executor *executor, const bases *guest,
+                             const handler_frame *frame) {
+  __asm__ volatile("mov %0, %%fs" : : "r"((uint32_t)frame->fs));
+  __asm__ volatile("mov %0, %%gs" : : "r"((uint32_t)frame->gs));
+  if (executor->gate_flags & GATE_FSGSBASE) {
+    __asm__ volatile("wrfsbase %0" : : "r"(guest->fs));
+    __asm__ volatile("wrgsbase %0" : : "r"(guest->gs));
+  }
+}
+
+/* ---- Ending a run ---- */
+
+static void leave(const signal_executor *executor, const thread_record *record, greg_t *regs,
+                  handler_frame *frame, uint64_t result) {
+  regs[REG_RIP] = (greg_t)executor->resume;
+  regs[REG_RSP] = (greg_t)executor->data->host_rsp;
+  regs[REG_RBX] = (greg_t)result;
+  regs[REG_EFL] = RFLAGS_CLEAN;
+  frame->ds = record->ds;
+  frame->es = record->es;
+}
+
+static void read_general(ls_state *state, const greg_t *regs, const handler_frame *frame) {
+  static const uint8_t order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                    REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+  for (int i = 0; i < 16; i++)
+    state->gpr[i] = (uint64_t)regs[order[i]];
+  state->rip = (uint64_t)regs[REG_RIP];
+  state->rflags = (uint64_t)regs[REG_EFL];
+  uint64_t selectors = (uint64_t)regs[REG_CSGSFS]; /* CS, GS, FS, SS; the kernel fills in CS and SS only */
+  state->cs = (uint16_t)selectors;
+  state->ss = (uint16_t)(selectors >> 48);
+  state->ds = frame->ds;
+  state->es = frame->es;
+  state->fs = frame->fs;
+  state->gs = frame->gs;
+}
+
+/* The guest has stopped: `kind` and, for a fault, what the kernel says of it. Its vector part is stored by
+ * the gate. */
+static void stop(thread_record *record, ls_stop_kind kind, const siginfo_t *info, greg_t *regs,
+                 handler_frame *frame) {
+  const signal_executor *executor = record->running;
+  ls_outcome *outcome = executor->data->outcome;
+  read_general(&outcome->state, regs, frame);
+  if (record->steps_left && !record->guest_tf) {
+    outcome->state.rflags &= ~(uint64_t)RFLAGS_TF;
+    if (kind == LS_STOP_SYSCALL) /* SYSCALL copies RFLAGS to R11 */
+      outcome->state.gpr[LS_R11] &= ~(uint64_t)RFLAGS_TF;
+  }
+  outcome->stop = (ls_stop){.kind = kind};
+  if (kind == LS_STOP_FAULT) {
+    outcome->stop.signal = info->si_signo;
+    outcome->stop.code = info->si_code;
+    outcome->stop.address = info->si_code == SI_KERNEL ? 0 : (uint64_t)info->si_addr;
+  }
+  if (kind == LS_STOP_SYSCALL)
+    outcome->stop.number = outcome->state.gpr[LS_RAX];
+  leave(executor, record, regs, frame, GATE_STOPPED);
+}
+
+/* ---- Signals of the host ---- */
+
+static bool ignored_by_default(int sig) {
+  return sig == SIGURG || sig == SIGCHLD || sig == SIGWINCH || sig == SIGCONT;
+}
+
+/* Does returning repeat it? A trap is reported behind its instruction, and other signals have none. */
+static bool strikes_again(int sig, const siginfo_t *info) {
+  return info->si_code > 0 && sig != SIGTRAP && sig != SIGSYS;
+}
+
+/* Nobody stood there before: the signal takes its default effect, as it would have without us. A fault that
+ * is ignored kills (kernel/signal.c, force_sig_info_to_task). */
+static void take_default(int sig, siginfo_t *info, const kernel_action *previous) {
+  kernel_action action = *previous;
+  if (info->si_code <= 0 && (action.handler == (uintptr_t)SIG_IGN || ignored_by_default(sig)))
+    return;
+  action.handler = (uintptr_t)SIG_DFL;
+  kernel_call(SYS_rt_sigaction, sig, (long)&action, 0, sizeof action.mask);
+  if (strikes_again(sig, info))
+    return;
+  long process = kernel_call(SYS_getpid, 0, 0, 0, 0), thread = kernel_call(SYS_gettid, 0, 0, 0, 0);
+  kernel_call(SYS_rt_tgsigqueueinfo, process, thread, sig, (long)info);
+}
+
+static void call_previous(int sig, siginfo_t *info, ucontext_t *context, kernel_action *previous) {
+  kernel_action action = *previous;
+  uint64_t mask = action.mask;
+  if (action.flags & SA_RESETHAND)
+    previous->handler = (uintptr_t)SIG_DFL;
+  if (!(action.flags & SA_NODEFER))
+    mask |= signal_bit(sig);
+  uint64_t before;
+  memcpy(&before, &context->uc_sigmask, sizeof before);
+  mask |= before;
+  kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, sizeof mask);
+  if (action.flags & SA_SIGINFO)
+    ((void (*)(int, siginfo_t *, void *))action.handler)(sig, info, context);
+  else
+    ((void (*)(int))action.handler)(sig);
+}
+
+/* The host's handler may leave by a jump, which leaves the alternate stack disarmed: the next run in this
+ * thread then looks after it. */
+static void chain(int sig, siginfo_t *info, ucontext_t *context, thread_record *record) {
+  kernel_action *previous = handlers_previous(sig);
+  if (previous->handler == (uintptr_t)SIG_DFL || previous->handler == (uintptr_t)SIG_IGN) {
+    take_default(sig, info, previous);
+    return;
+  }
+  uint8_t selector = SELECTOR_ALLOW, unsure = 0;
+  if (record) {
+    selector = record->selector;
+    unsure = record->unsure;
+    record->selector = SELECTOR_ALLOW;
+    record->unsure = 1;
+  }
+  call_previous(sig, info, context, previous);
+  if (record) {
+    record->selector = selector;
+    record->unsure = unsure;
+  }
+}
+
+/* A handler of the host's, running on top of the guest, made a system call from outside the allowed range:
+ * make it again from inside. rt_sigreturn finds its frame through RSP, which must not move. */
+static void repeat_host_call(greg_t *regs) {
+  if (regs[REG_RAX] == SYS_rt_sigreturn) {
+    regs[REG_RIP] = (greg_t)(uintptr_t)handler_return;
+    return;
+  }
+  uint64_t *return_address = (uint64_t *)(regs[REG_RSP] - REPEAT_ROOM);
+  *return_address = (uint64_t)regs[REG_RIP];
+  regs[REG_RSP] -= REPEAT_ROOM;
+  regs[REG_RIP] = (greg_t)(uintptr_t)handler_repeat_call;
+}
+
+/* ---- Stepping ---- */
+
+/* Guest memory through this process's alias, or NULL if [address, address + size) lies in no window. */
+static uint8_t *guest_memory(const sandbox *box, uint64_t address, uint64_t size) {
+  uint32_t window = sandbox_window(box, address, size);
+  if (window == LS_NONE)
+    return NULL;
+  return box->alias + box->offset[window] + (address - box->layout.windows[window].address);
+}
+
+static bool is_prefix(uint8_t byte) {
+  return byte == 0x66 || byte == 0x67 || byte == 0xf2 || byte == 0xf3 || (byte & 0xe7) == 0x26 ||
+         (byte & 0xfe) == 0x64 || (byte & 0xf0) == 0x40;
+}
+
+static uint8_t opcode_at(const sandbox *box, uint64_t rip) {
+  for (int i = 0; i <= PREFIXES_MAX; i++) {
+    const uint8_t *byte = guest_memory(box, rip + (uint64_t)i, 1);
+    if (!byte)
+      return 0;
+    if (!is_prefix(*byte))
+      return *byte;
+  }
+  return 0;
+}
+
+uint8_t handler_step_effect(const signal_executor *executor, uint64_t rip, uint64_t rsp) {
+  enum { PUSHF = 0x9c, POPF = 0x9d, IRET = 0xcf, TF_BYTE = 1, IRET_FLAGS = 16 };
+  const sandbox *box = &executor->base.box;
+  uint8_t opcode = opcode_at(box, rip);
+  if (opcode == PUSHF)
+    return STEP_PUSHES_FLAGS;
+  if (opcode != POPF && opcode != IRET)
+    return STEP_PLAIN;
+  const uint8_t *flags = guest_memory(box, rsp + (opcode == IRET ? IRET_FLAGS : 0), 2);
+  return flags && flags[TF_BYTE] & RFLAGS_TF >> 8 ? STEP_SETS_TF : STEP_PLAIN;
+}
+
+/* A trap of a stepped run. The guest's own TF makes the trap after the next instruction the guest's. */
+static void step(thread_record *record, const siginfo_t *info, greg_t *regs, handler_frame *frame) {
+  const signal_executor *executor = record->running;
+  uint64_t rip = (uint64_t)regs[REG_RIP], rsp = (uint64_t)regs[REG_RSP];
+  if (record->guest_tf) {
+    stop(record, LS_STOP_FAULT, info, regs, frame);
+    return;
+  }
+  if (record->coming == STEP_PUSHES_FLAGS) {
+    uint8_t *pushed = guest_memory(&executor->base.box, rsp, 2);
+    if (pushed)
+      pushed[1] &= (uint8_t) ~(RFLAGS_TF >> 8);
+  }
+  record->guest_tf = record->coming == STEP_SETS_TF;
+  if (rip == executor->base.box.layout.gate) {
+    stop(record, LS_STOP_EXIT, info, regs, frame);
+  } else if (record->steps_left == 1) {
+    stop(record, LS_STOP_STEPS, info, regs, frame);
+  } else {
+    record->steps_left--;
+    record->coming = handler_step_effect(executor, rip, rsp);
+    regs[REG_EFL] |= RFLAGS_TF;
+  }
+}
+
+/* ---- The guest's signals ---- */
+
+static bool canonical(uint64_t address) {
+  return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* A guest with a non-canonical RSP cannot be returned to: the kernel's IRET would fault, again and again. */
+static void tick(thread_record *record, place where, const siginfo_t *info, greg_t *regs,
+                 handler_frame *frame) {
+  if (where != PLACE_GUEST)
+    return;
+  uint64_t ticks = 1 + (uint64_t)(info->si_overrun > 0 ? info->si_overrun : 0);
+  record->ticks_left -= ticks < record->ticks_left ? ticks : record->ticks_left;
+  if (!record->ticks_left || !canonical((uint64_t)regs[REG_RSP]))
+    stop(record, LS_STOP_TIMEOUT, info, regs, frame);
+}
+
+static bool is_tick(const siginfo_t *info, const thread_record *record) {
+  return info->si_code == SI_TIMER && in_arena((uintptr_t)info->si_value.sival_ptr) &&
+         (!record || info->si_value.sival_ptr == record);
+}
+
+static bool is_dispatched_call(int sig, const siginfo_t *info) {
+  return sig == SIGSYS && info->si_code == SIGSYS_USER_DISPATCH;
+}
+
+static void dispatched_call(thread_record *record, const siginfo_t *info, greg_t *regs,
+                            handler_frame *frame) {
+  const sandbox *box = &record->running->base.box;
+  if (sandbox_window(box, (uint64_t)regs[REG_RIP] - SYSCALL_LENGTH, SYSCALL_LENGTH) != LS_NONE)
+    stop(record, LS_STOP_SYSCALL, info, regs, frame);
+  else
+    repeat_host_call(regs);
+}
+
+static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record, place where,
+                         handler_frame *frame) {
+  greg_t *regs = context->uc_mcontext.gregs;
+  bool fault = info->si_code > 0 && (signal_bit(sig) & handlers_fault_mask()) && sig != SIGSYS;
+  if (fault && where == PLACE_ENTERING && info->si_code == SI_KERNEL)
+    leave(record->running, record, regs, frame, GATE_REFUSED);
+  else if (!fault || where == PLACE_ENTERING || where == PLACE_LEAVING)
+    chain(sig, info, context, record);
+  else if (sig == SIGTRAP && info->si_code == TRAP_TRACE && record->steps_left)
+    step(record, info, regs, frame);
+  else
+    stop(record, LS_STOP_FAULT, info, regs, frame);
+}
+
+void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
+                   handler_frame *frame) {
+  if (!record) /* the host has an alternate stack of its own, or this thread never ran a guest */
+    record = thread_find((int)kernel_call(SYS_gettid, 0, 0, 0, 0));
+  const signal_executor *executor = record ? record->running : NULL;
+  greg_t *regs = context->uc_mcontext.gregs;
+  bases guest = {0, 0};
+  if (executor) {
+    guest = read_bases(executor, record);
+    load_host_segments(&guest, record, frame);
+  }
+  place where = find_place(executor, regs);
+  if (is_tick(info, record)) {
+    if (executor)
+      tick(record, where, info, regs, frame);
+  } else if (executor && is_dispatched_call(sig, info)) {
+    dispatched_call(record, info, regs, frame);
+  } else if (where == PLACE_HOST) {
+    chain(sig, info, context, record);
+  } else {
+    guest_signal(sig, info, context, record, where, frame);
+  }
+  if (executor && (uint64_t)regs[REG_RIP] != executor->resume && is_foreign(&guest, record, frame))
+    load_guest_bases(executor, &guest, frame);
+  frame->flags |= (uint64_t)regs[REG_EFL] & UNRESTORED_FLAGS;
+}

@@ -1,0 +1,113 @@
+/* Installing and taking away the process's signal handlers. */
+#include "handlers.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "../error.h"
+#include "thread.h"
+
+static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
+enum { FAULT_SIGNALS = sizeof fault_signals / sizeof fault_signals[0] };
+
+static struct {
+  unsigned users;         /* executors that need it */
+  kernel_action previous; /* valid from the first installation on, for handlers that chain to ours late */
+} table[SIGNALS_MAX];
+
+uint64_t handlers_fault_mask(void) {
+  uint64_t mask = 0;
+  for (int i = 0; i < FAULT_SIGNALS; i++)
+    mask |= signal_bit(fault_signals[i]);
+  return mask;
+}
+
+kernel_action *handlers_previous(int sig) {
+  return &table[sig].previous;
+}
+
+static long kernel_sigaction(int sig, const kernel_action *action, kernel_action *old) {
+  return kernel_call(SYS_rt_sigaction, sig, (long)action, (long)old, sizeof action->mask);
+}
+
+static bool is_ours(const kernel_action *action) {
+  return action->handler == (uintptr_t)handler_entry;
+}
+
+/* The previous action is known before ours can be called, and read again as it is replaced. */
+static ls_status install(int sig, uint64_t mask, ls_error *error) {
+  kernel_action action = {(uintptr_t)handler_entry, SA_SIGINFO | SA_ONSTACK | SA_RESTART | KERNEL_SA_RESTORER,
+                          (uintptr_t)handler_return, mask};
+  kernel_action old, now;
+  long result = kernel_sigaction(sig, NULL, &old);
+  if (!result && is_ours(&old)) /* put back by somebody who had replaced it: then `previous` still holds */
+    return LS_OK;
+  if (!result) {
+    table[sig].previous = old;
+    result = kernel_sigaction(sig, &action, &old);
+  }
+  if (!result) {
+    table[sig].previous = old;
+    result = kernel_sigaction(sig, NULL, &now);
+  }
+  if (result)
+    return error_set(error, LS_ERR_HANDLER, (int)-result, LS_NONE,
+                     "no handler of signal %d can be installed: %s", sig, strerror((int)-result));
+  if (!is_ours(&now))
+    return error_set(
+        error, LS_ERR_HANDLER, 0, LS_NONE,
+        "the handler of signal %d was installed but is not there: something (a sandbox, a tracer, "
+        "an emulator) keeps handlers for itself; run without it",
+        sig);
+  return LS_OK;
+}
+
+static void restore(int sig) {
+  kernel_action now;
+  if (kernel_sigaction(sig, NULL, &now) == 0 && is_ours(&now))
+    kernel_sigaction(sig, &table[sig].previous, NULL);
+}
+
+static ls_status acquire_one(int sig, uint64_t mask, ls_error *error) {
+  if (table[sig].users == 0) {
+    ls_status status = install(sig, mask, error);
+    if (status)
+      return status;
+  }
+  table[sig].users++;
+  return LS_OK;
+}
+
+static void release_one(int sig) {
+  if (--table[sig].users > 0)
+    return;
+  thread_drop_timers(sig);
+  restore(sig);
+}
+
+ls_status handlers_acquire(int interrupt_signal, ls_error *error) {
+  uint64_t mask = handlers_fault_mask() | signal_bit(interrupt_signal);
+  int done = 0;
+  signal_lock();
+  ls_status status = LS_OK;
+  while (!status && done < FAULT_SIGNALS) {
+    status = acquire_one(fault_signals[done], mask, error);
+    done += !status;
+  }
+  if (!status)
+    status = acquire_one(interrupt_signal, mask, error);
+  while (status && done > 0)
+    release_one(fault_signals[--done]);
+  signal_unlock();
+  return status;
+}
+
+void handlers_release(int interrupt_signal) {
+  signal_lock();
+  for (int i = 0; i < FAULT_SIGNALS; i++)
+    release_one(fault_signals[i]);
+  release_one(interrupt_signal);
+  signal_unlock();
+}

@@ -1,0 +1,28 @@
+/* The process's signal handlers while in-thread executors exist. Internal to src/signal.
+ *
+ * They are installed by rt_sigaction itself and not by libc's sigaction: sanitizers and libFuzzer intercept
+ * the latter, and may delay a handler, wrap it, or install nothing. The action that stood there before is
+ * the kernel's record too, so that a host's fault reaches just what it would have reached without us. */
+#ifndef LOCKSTEP_SIGNAL_HANDLERS_H
+#define LOCKSTEP_SIGNAL_HANDLERS_H
+
+#include "../lockstep.h"
+#include "kernel.h"
+
+enum { SIGNALS_MAX = 65 };
+
+/* Installs the handlers for the fault signals and `interrupt_signal`, or counts one more user of them.
+ * LS_ERR_HANDLER if the kernel does not show them in place afterwards. */
+ls_status handlers_acquire(int interrupt_signal, ls_error *error);
+
+/* Undoes one handlers_acquire. The last one puts the previous action of each signal back, unless somebody
+ * installed another over ours. */
+void handlers_release(int interrupt_signal);
+
+/* The six fault signals, as a mask. */
+uint64_t handlers_fault_mask(void);
+
+/* Signal safe, without TLS: what stood there before for `sig`. Writable, for SA_RESETHAND. */
+kernel_action *handlers_previous(int sig);
+
+#endif

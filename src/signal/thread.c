@@ -1,0 +1,343 @@
+/* Lending and giving back what a thread needs to run guests. */
+#include "thread.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../cpu.h"
+#include "../error.h"
+#include "handlers.h"
+
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1U << 31)
+#endif
+#ifndef AT_MINSIGSTKSZ
+#define AT_MINSIGSTKSZ 51
+#endif
+
+enum {
+  SLOTS = ARENA_SIZE / ARENA_SLOT,
+  STACK_OFFSET = 2 * LS_PAGE, /* in a slot, behind record and guard page */
+  HOST_ROOM = 64 << 10,       /* bytes of a stack that are left for a host's handler */
+  ARCH_GET_FS_BASE = 0x1003,  /* asm/prctl.h */
+  ARCH_GET_GS_BASE = 0x1004,
+  MS_PER_S = 1000,
+  NS_PER_MS = 1000000
+};
+
+_Static_assert(sizeof(thread_record) <= LS_PAGE, "the record has one page");
+
+HIDDEN uintptr_t thread_arena;
+_Thread_local thread_record *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t exit_key;
+static ls_status setup_status;
+static uint8_t slot_used[SLOTS];
+
+void signal_lock(void) {
+  pthread_mutex_lock(&lock);
+}
+
+void signal_unlock(void) {
+  pthread_mutex_unlock(&lock);
+}
+
+/* ---- The arena ---- */
+
+static thread_record *slot_record(unsigned slot) {
+  return (thread_record *)(thread_arena + (uintptr_t)slot * ARENA_SLOT);
+}
+
+static unsigned slot_of(const thread_record *record) {
+  return (unsigned)(((uintptr_t)record - thread_arena) / ARENA_SLOT);
+}
+
+static void slot_free(unsigned slot) {
+  __atomic_store_n(&slot_used[slot], 0, __ATOMIC_RELEASE);
+}
+
+static bool arena_reserve(void) {
+  size_t size = (size_t)ARENA_SIZE + ARENA_SLOT;
+  void *base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED)
+    return false;
+  thread_arena = ((uintptr_t)base + ARENA_SLOT - 1) & -(uintptr_t)ARENA_SLOT;
+  return true;
+}
+
+/* Under the lock. NULL: no slot or no memory. */
+static thread_record *slot_claim(void) {
+  unsigned slot = 0;
+  while (slot < SLOTS && slot_used[slot])
+    slot++;
+  if (slot == SLOTS)
+    return NULL;
+  thread_record *record = slot_record(slot);
+  uint8_t *stack = (uint8_t *)record + STACK_OFFSET;
+  if (mprotect(record, LS_PAGE, PROT_READ | PROT_WRITE) ||
+      mprotect(stack, ARENA_SLOT - STACK_OFFSET, PROT_READ | PROT_WRITE))
+    return NULL;
+  memset(record, 0, sizeof *record);
+  record->timer = -1;
+  __atomic_store_n(&slot_used[slot], 1, __ATOMIC_RELEASE);
+  return record;
+}
+
+thread_record *thread_find(int tid) {
+  for (unsigned slot = 0; slot < SLOTS; slot++)
+    if (__atomic_load_n(&slot_used[slot], __ATOMIC_ACQUIRE) && slot_record(slot)->tid == tid)
+      return slot_record(slot);
+  return NULL;
+}
+
+/* ---- Once per process ---- */
+
+/* The other threads' slots: those threads are not in the child. */
+static void after_fork_in_child(void) {
+  for (unsigned slot = 0; slot < SLOTS; slot++)
+    if (slot_used[slot] && slot_record(slot) != thread_current)
+      slot_free(slot);
+  signal_unlock();
+}
+
+static void at_thread_exit(void *record) {
+  (void)record;
+  ls_thread_release();
+}
+
+static void set_up(void) {
+  if (!arena_reserve() || pthread_key_create(&exit_key, at_thread_exit) ||
+      pthread_atfork(signal_lock, signal_unlock, after_fork_in_child))
+    setup_status = LS_ERR_MEMORY;
+  if (getauxval(AT_MINSIGSTKSZ) + HOST_ROOM > ARENA_SLOT - STACK_OFFSET)
+    setup_status = LS_ERR_CPU;
+}
+
+/* ---- Alternate stack and mask ---- */
+
+static void *slot_stack(thread_record *record) {
+  return (uint8_t *)record + STACK_OFFSET;
+}
+
+/* Puts ours in place. What was there before is remembered, unless that is ours as a handler left it that went
+ * away by a jump (disarmed). */
+static int borrow_stack(thread_record *record, bool is_new) {
+  stack_t ours = {
+      .ss_sp = slot_stack(record), .ss_size = ARENA_SLOT - STACK_OFFSET, .ss_flags = (int)SS_AUTODISARM};
+  stack_t now;
+  if (sigaltstack(NULL, &now))
+    return errno;
+  if (now.ss_sp == ours.ss_sp && !(now.ss_flags & SS_DISABLE))
+    return 0;
+  if (is_new || !(now.ss_flags & SS_DISABLE))
+    record->host_stack = now;
+  return sigaltstack(&ours, NULL) ? errno : 0;
+}
+
+static void return_stack(thread_record *record) {
+  stack_t now;
+  if (sigaltstack(NULL, &now))
+    return;
+  bool ours = now.ss_sp == slot_stack(record);
+  bool disarmed = record->unsure && (now.ss_flags & SS_DISABLE);
+  if (ours || disarmed)
+    sigaltstack(&record->host_stack, NULL);
+}
+
+/* By raw calls: a set of libc has no way to say "these bits" without a loop. */
+static int change_mask(int how, uint64_t mask, uint64_t *old) {
+  return (int)-kernel_call(SYS_rt_sigprocmask, how, (long)&mask, (long)old, sizeof mask);
+}
+
+static int borrow_mask(thread_record *record, int interrupt_signal) {
+  uint64_t ours = handlers_fault_mask() | signal_bit(interrupt_signal), old = 0;
+  int error = change_mask(SIG_UNBLOCK, ours, &old);
+  record->host_blocked |= old & ours;
+  return error;
+}
+
+/* ---- Syscall User Dispatch ---- */
+
+/* The kernel looks at the selector's address first: EFAULT says that it knows the request, and nothing has
+ * changed (kernel/entry/syscall_user_dispatch.c). */
+bool thread_can_dispatch(void) {
+  return prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, UINTPTR_MAX) != 0 && errno == EFAULT;
+}
+
+/* Takes [start, end) out of the range in which calls are allowed; what stays is the part around `keep`. */
+static void narrow(uint64_t start, uint64_t end, uint64_t keep, uint64_t *low, uint64_t *high) {
+  if (end <= keep && end > *low)
+    *low = end;
+  if (start > keep && start < *high)
+    *high = start;
+}
+
+/* The kernel lets calls from one range of addresses pass whatever the selector says. It is the widest around
+ * handler_return that holds no window of a guest: it must hold that, since rt_sigreturn is called while the
+ * selector says BLOCK, and as much of the host as possible, since handlers of the host may interrupt the
+ * guest. Those outside it (libc beside a program linked to low addresses) reach repeat_host_call in
+ * handler.c. An executor run after another in the same thread narrows the range further. */
+static int borrow_dispatch(thread_record *record, const signal_executor *executor) {
+  uint64_t keep = (uintptr_t)handler_return;
+  uint64_t low = record->dispatch ? record->allowed : LS_PAGE;
+  uint64_t high = record->dispatch ? record->allowed + record->allowed_size : INT64_MAX;
+  const ls_layout *layout = &executor->base.box.layout;
+  for (uint32_t i = 0; i < layout->window_count; i++)
+    narrow(layout->windows[i].address, layout->windows[i].address + layout->windows[i].size, keep, &low,
+           &high);
+  if (record->dispatch && low == record->allowed && high - low == record->allowed_size)
+    return 0;
+  if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, low, high - low, &record->selector))
+    return errno == EINVAL ? 0 : errno; /* EINVAL: a kernel without it */
+  record->dispatch = true;
+  record->allowed = low;
+  record->allowed_size = high - low;
+  return 0;
+}
+
+/* ---- Timer ---- */
+
+static void drop_timer(thread_record *record) {
+  if (record->timer >= 0)
+    syscall(SYS_timer_delete, record->timer);
+  record->timer = -1;
+}
+
+void thread_drop_timers(int sig) {
+  for (unsigned slot = 0; slot < SLOTS; slot++)
+    if (slot_used[slot] && slot_record(slot)->timer_signal == sig)
+      drop_timer(slot_record(slot));
+}
+
+/* A slow periodic timer on this thread's CPU time, whose ticks the handler counts. A one-shot timer per run
+ * would cost two system calls, and can ring before the guest is entered and so be lost. */
+static int borrow_timer(thread_record *record, const ls_options *options) {
+  if (record->timer >= 0 && record->timer_signal == options->interrupt_signal &&
+      record->tick_ms == options->tick_ms)
+    return 0;
+  drop_timer(record);
+  struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID,
+                           .sigev_signo = options->interrupt_signal,
+                           .sigev_value.sival_ptr = record};
+  event._sigev_un._tid = record->tid;
+  if (syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, &event, &record->timer)) {
+    record->timer = -1;
+    return errno;
+  }
+  struct timespec tick = {.tv_sec = options->tick_ms / MS_PER_S,
+                          .tv_nsec = (long)(options->tick_ms % MS_PER_S) * NS_PER_MS};
+  struct itimerspec period = {.it_interval = tick, .it_value = tick};
+  record->timer_signal = options->interrupt_signal;
+  record->tick_ms = options->tick_ms;
+  return syscall(SYS_timer_settime, record->timer, 0, &period, NULL) ? errno : 0;
+}
+
+/* ---- Attaching and releasing ---- */
+
+static uint64_t host_base(int request) {
+  uint64_t base = 0;
+  kernel_call(SYS_arch_prctl, request, (long)&base, 0, 0);
+  return base;
+}
+
+/* Of a thread that has no record yet, or that is the one that survived a fork: a child inherits alternate
+ * stack and mask, but neither timers nor Syscall User Dispatch. */
+static void renew(thread_record *record, uint32_t epoch) {
+  record->epoch = epoch;
+  record->tid = (int)syscall(SYS_gettid);
+  record->fs_base = host_base(ARCH_GET_FS_BASE);
+  record->gs_base = host_base(ARCH_GET_GS_BASE);
+  __asm__ volatile("mov %%ds, %0" : "=r"(record->ds));
+  __asm__ volatile("mov %%es, %0" : "=r"(record->es));
+  record->selector = SELECTOR_ALLOW;
+  record->running = NULL;
+  record->timer = -1;
+  record->dispatch = false;
+}
+
+static void release(thread_record *record) {
+  drop_timer(record);
+  if (record->dispatch)
+    prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
+  return_stack(record);
+  if (record->host_blocked)
+    change_mask(SIG_BLOCK, record->host_blocked, NULL);
+  thread_current = NULL;
+  pthread_setspecific(exit_key, NULL);
+  slot_free(slot_of(record));
+}
+
+static ls_status borrow(thread_record *record, const signal_executor *executor, bool all, bool is_new,
+                        ls_error *error) {
+  const char *what = NULL;
+  int why = 0;
+  const ls_options *options = &executor->base.options;
+  if (all && (why = borrow_stack(record, is_new)))
+    what = "sigaltstack";
+  else if ((all || record->timer_signal != options->interrupt_signal) &&
+           (why = borrow_mask(record, options->interrupt_signal)))
+    what = "rt_sigprocmask";
+  else if ((why = borrow_dispatch(record, executor)))
+    what = "prctl(PR_SET_SYSCALL_USER_DISPATCH)";
+  else if ((why = borrow_timer(record, options)))
+    what = "timer_create";
+  if (!why)
+    return LS_OK;
+  return error_set(error, LS_ERR_SYSTEM, why, LS_NONE, "this thread cannot run guests: %s: %s", what,
+                   strerror(why));
+}
+
+static ls_status attach(signal_executor *executor, ls_error *error) {
+  uint32_t epoch = *executor->base.box.epoch;
+  thread_record *record = thread_current;
+  bool is_new = !record, all = is_new || record->epoch != epoch || record->unsure;
+  if (is_new)
+    record = slot_claim();
+  if (!record || (is_new && pthread_setspecific(exit_key, record)))
+    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE,
+                     "no alternate stack left: at most %d threads can run guests", SLOTS);
+  if (record->epoch != epoch)
+    renew(record, epoch);
+  thread_current = record;
+  record->serial = 0;
+  ls_status status = borrow(record, executor, all, is_new, error);
+  if (status) {
+    release(record);
+    return status;
+  }
+  record->unsure = 0;
+  record->serial = executor->serial;
+  executor->data->record = record;
+  return LS_OK;
+}
+
+ls_status thread_attach(signal_executor *executor, ls_error *error) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, set_up);
+  if (setup_status)
+    return error_set(error, setup_status, 0, LS_NONE, "no alternate stacks: %s",
+                     setup_status == LS_ERR_CPU ? "signal frames are too large here"
+                                                : "out of address space");
+  signal_lock();
+  ls_status status = attach(executor, error);
+  signal_unlock();
+  return status;
+}
+
+void ls_thread_release(void) {
+  thread_record *record = thread_current;
+  if (!record)
+    return;
+  signal_lock();
+  release(record);
+  signal_unlock();
+}

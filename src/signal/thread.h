@@ -1,0 +1,99 @@
+/* What a thread lends while it runs guests: alternate stack, signal mask, timer, system-call dispatch.
+ * Internal to src/signal.
+ *
+ * Alternate stacks lie in one arena of address space, one slot per thread, so that a handler finds the
+ * thread's record by masking RSP, without TLS: the FS base may be the guest's.
+ *
+ *   slot           struct thread_record
+ *   slot + 1 page  guard page
+ *   …              the alternate stack, to the end of the slot
+ */
+#ifndef LOCKSTEP_SIGNAL_THREAD_H
+#define LOCKSTEP_SIGNAL_THREAD_H
+
+#include <signal.h>
+#include <stdbool.h>
+
+#include "guest.h"
+#include "kernel.h"
+
+enum { SELECTOR_ALLOW = 0, SELECTOR_BLOCK = 1 }; /* SYSCALL_DISPATCH_FILTER_* */
+
+typedef struct thread_record {
+  /* Read and written by the gate. */
+  volatile uint8_t selector;         /* of Syscall User Dispatch: does the kernel let system calls pass? */
+  signal_executor *volatile running; /* from just before the guest until just after it, else NULL */
+  uint64_t fs_base, gs_base;         /* the host's */
+  uint16_t ds, es;                   /* the host's */
+  uint32_t epoch;                    /* fork_epoch() of the process this record is good in */
+  /* Set by the run, used by the handler. */
+  uint64_t ticks_left; /* until the run times out */
+  uint64_t steps_left; /* until a stepped run ends; 0 = not stepped */
+  uint8_t guest_tf;    /* stepped: TF is set because the guest set it */
+  uint8_t coming;      /* stepped: what the next instruction does with TF, a step_effect */
+  uint8_t unsure;      /* a host handler was called and may have left by a jump: the alternate stack may be
+                          disarmed */
+  /* Only for thread.c, under its lock. */
+  bool dispatch; /* Syscall User Dispatch is on, for calls from outside [allowed, allowed + allowed_size) */
+  uint64_t allowed, allowed_size;
+  uint64_t serial; /* of the executor last run in this thread, 0 = none */
+  int tid;
+  int timer; /* the kernel's id, or -1 */
+  int timer_signal;
+  uint32_t tick_ms;
+  stack_t host_stack;    /* the alternate stack that was there before */
+  uint64_t host_blocked; /* signals that the host had blocked and attaching unblocked */
+} thread_record;
+
+_Static_assert(offsetof(thread_record, selector) == RECORD_SELECTOR, "gate.S");
+_Static_assert(offsetof(thread_record, running) == RECORD_RUNNING, "gate.S");
+_Static_assert(offsetof(thread_record, fs_base) == RECORD_FS_BASE, "gate.S");
+_Static_assert(offsetof(thread_record, gs_base) == RECORD_GS_BASE, "gate.S");
+_Static_assert(offsetof(thread_record, ds) == RECORD_DS, "gate.S");
+_Static_assert(offsetof(thread_record, es) == RECORD_ES, "gate.S");
+
+/* What entry.S keeps on its stack around the C part of the handler. */
+typedef struct handler_frame {
+  uint16_t ds, es; /* at the signal; what they hold at the end is loaded */
+  uint16_t fs, gs; /* at the signal */
+  uint64_t
+      flags; /* loaded before rt_sigreturn: ID and NT, which it does not restore, stay as they are here */
+} handler_frame;
+
+/* Base of the arena, ARENA_SIZE bytes, or 0 before the first attach. Read by entry.S. */
+HIDDEN extern uintptr_t thread_arena;
+
+/* The calling thread's record, or NULL. */
+extern _Thread_local thread_record *thread_current
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Makes the calling thread ready to run `executor`: borrows what is not borrowed yet, after a fork anew.
+ * After success thread_current is set, its serial and epoch are the executor's and the process's, and the
+ * executor's gate refers to it. */
+ls_status thread_attach(signal_executor *executor, ls_error *error);
+
+/* True if the calling thread's record is good for `executor`: no system call. */
+static inline bool thread_ready(const signal_executor *executor) {
+  const thread_record *record = thread_current;
+  return record && record->serial == executor->serial && record->epoch == *executor->base.box.epoch &&
+         !record->unsure;
+}
+
+/* Deletes the timers of all threads that ring with `sig`, which no executor uses any more. */
+void thread_drop_timers(int sig);
+
+/* The record of the attached thread `tid`, or NULL. Signal safe, without TLS. */
+thread_record *thread_find(int tid);
+
+/* 1 if the kernel has Syscall User Dispatch. */
+bool thread_can_dispatch(void);
+
+/* What the instruction at `rip` will do with TF, for thread_record.coming. In handler.c; signal safe. */
+HIDDEN uint8_t handler_step_effect(const signal_executor *executor, uint64_t rip, uint64_t rsp);
+
+/* Held while threads attach or release and while handlers are put in place or taken away, and across fork.
+ * Not for signal handlers. */
+void signal_lock(void);
+void signal_unlock(void);
+
+#endif

@@ -1,0 +1,282 @@
+/* The lockstep command from outside: exit codes, JSON, what it does about bad files and full disks.
+ * Usage: test_cli LOCKSTEP. */
+#include <dirent.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "check.h"
+#include "testcase.h"
+
+static const char *command;
+static char scratch[] = "/tmp/lockstep-test-XXXXXX";
+
+enum { OUTPUT_MAX = 1 << 22 };
+static char output[OUTPUT_MAX], complaints[OUTPUT_MAX];
+
+static void read_back(const char *name, char *text) {
+  FILE *file = fopen(name, "r");
+  assert_non_null(file);
+  text[fread(text, 1, OUTPUT_MAX - 1, file)] = 0;
+  fclose(file);
+}
+
+/* Runs a shell line in the scratch directory, $L being the command; returns its exit status. */
+static int run(const char *line) {
+  char *all;
+  assert_true(asprintf(&all, "( %s ) >out 2>err </dev/null", line) > 0);
+  int status = system(all);
+  free(all);
+  read_back("out", output);
+  read_back("err", complaints);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void expect(const char *line, int expected) {
+  int status = run(line);
+  if (status != expected)
+    fail_msg("%s: exit status %d, expected %d\n%s%s", line, status, expected, output, complaints);
+}
+
+static void expect_text(const char *text, const char *part) {
+  if (strstr(text, part) == NULL)
+    fail_msg("'%s' is not in: %s", part, text);
+}
+
+static size_t files_in(const char *directory) {
+  DIR *open = opendir(directory);
+  size_t count = 0;
+  if (open == NULL)
+    return 0;
+  for (struct dirent *entry; (entry = readdir(open)) != NULL;)
+    count += entry->d_name[0] != '.';
+  closedir(open);
+  return count;
+}
+
+static json_t *parse_output(void) {
+  json_error_t error;
+  json_t *value = json_loads(output, 0, &error);
+  if (value == NULL)
+    fail_msg("no JSON: %s in line %d of: %s", error.text, error.line, output);
+  return value;
+}
+
+static json_int_t number(const json_t *object, const char *key) {
+  const json_t *value = json_object_get(object, key);
+  if (!json_is_integer(value))
+    fail_msg("no number '%s' in: %s", key, output);
+  return json_integer_value(value);
+}
+
+static size_t length_of(const json_t *object, const char *key) {
+  const json_t *value = json_object_get(object, key);
+  if (!json_is_array(value))
+    fail_msg("no array '%s' in: %s", key, output);
+  return json_array_size(value);
+}
+
+static void test_help(void **state) {
+  (void)state;
+  static const char *const commands[] = {"run", "show", "generate", "import", "forms", "bench", "stats"};
+  static char all[OUTPUT_MAX];
+  char line[100];
+  expect("$L --help", 0);
+  strcpy(all, output);
+  for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+    expect_text(all, commands[i]);
+    snprintf(line, sizeof line, "$L %s --help", commands[i]);
+    expect(line, 0);
+    expect_text(output, "Usage: lockstep ");
+    expect_text(output, "xample");
+  }
+  expect("$L --version", 0);
+  expect_text(output, "lockstep ");
+}
+
+static void test_usage(void **state) {
+  (void)state;
+  expect("$L", 2);
+  expect("$L shwo", 2);
+  expect_text(complaints, "did you mean 'show'");
+  expect("$L frobnicate", 2);
+  expect_text(complaints, "--help");
+  expect("$L --frobnicate", 2);
+  expect_text(complaints, "--help");
+  expect("$L run", 2);
+  expect("$L run --frobnicate x", 2);
+  expect("$L show", 2);
+  expect("$L import", 2);
+  expect("$L generate -n 0", 2);
+  expect("$L generate -n 1x", 2);
+  expect("$L generate -m 65", 2);
+  expect("$L generate -f 101", 2);
+  expect("$L generate surplus", 2);
+  expect("$L run --limit 0 x", 2);
+}
+
+static void test_generate_and_run(void **state) {
+  (void)state;
+  expect("$L generate -n 20 -s 7 -m 8 -o made", 0);
+  assert_int_equal(files_in("made"), 20);
+  expect("$L generate -n 20 -s 7 -m 8 -o made", 0);
+  expect_text(output, "0 entries written");
+  assert_int_equal(files_in("made"), 20);
+  int status = run("$L run --json made");
+  json_t *value = parse_output();
+  json_int_t open = number(value, "inconclusive") + number(value, "refused");
+  assert_int_equal(length_of(value, "entries"), 20);
+  assert_int_equal(number(value, "same") + number(value, "different") + open, 20);
+  assert_int_equal(number(value, "different"), 0);
+  assert_int_equal(status, open > 0 ? 5 : 0);
+  const json_t *entry = json_array_get(json_object_get(value, "entries"), 0);
+  assert_true(json_is_string(json_object_get(entry, "file")));
+  assert_true(json_is_string(json_object_get(entry, "verdict")));
+  assert_true(json_is_string(json_object_get(entry, "reason")));
+  json_decref(value);
+  assert_int_equal(run("$L run made"), status);
+  expect_text(output, "20 entries: ");
+  expect("$L generate -n 2 -s 7", 0);
+  expect_text(output, "program:");
+}
+
+/* An entry of one instruction (nop), which any CPU runs. */
+static void write_entry(const char *path, uint32_t fuel) {
+  static testcase test;
+  static uint8_t data[TESTCASE_SIZE_MAX];
+  testcase_init(&test);
+  test.fuel = fuel;
+  size_t size = testcase_encode(&test, data, sizeof data);
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  assert_int_equal(fwrite(data, 1, size, file), size);
+  assert_int_equal(fclose(file), 0);
+}
+
+static void test_bad_files(void **state) {
+  (void)state;
+  assert_int_equal(mkdir("mixed", 0755), 0);
+  assert_int_equal(mkdir("mixed/below", 0755), 0);
+  assert_int_equal(mkdir("empty", 0755), 0);
+  write_entry("mixed/b", 1);
+  write_entry("mixed/below/a", 2);
+  write_entry("single", 3);
+  expect("$L run single", 0);
+  expect("$L run mixed single", 0);
+  expect_text(output, "3 entries: 3 same");
+  expect("head -c 20 single >mixed/a && $L run mixed", 4);
+  expect_text(output, "2 entries: 2 same");
+  expect_text(complaints, "mixed/a: the entry is cut short");
+  expect("$L run --json mixed", 4);
+  json_t *value = parse_output();
+  assert_int_equal(number(value, "same"), 2);
+  assert_int_equal(length_of(value, "errors"), 1);
+  json_decref(value);
+  expect("$L run empty", 4);
+  expect_text(complaints, "nothing to run");
+  expect("$L run missing", 4);
+  expect_text(complaints, "missing: ");
+  expect("$L run missing single", 4);
+  expect_text(output, "1 entries: 1 same");
+  expect("$L run mixed/a", 4);
+  expect_text(complaints, "nothing was run");
+  expect("$L run --any mixed/a single", 0);
+  expect("echo no entry >odd; $L show odd", 4);
+  expect_text(complaints, "not a Lockstep entry");
+  expect("$L show missing", 4);
+}
+
+static void test_show(void **state) {
+  (void)state;
+  write_entry("shown", 5);
+  expect("$L show shown", 0);
+  expect_text(output, "nop");
+  expect_text(output, "inserted: next of 0");
+  expect_text(output, "fuel: 5");
+  expect("$L show --json shown", 0);
+  json_t *value = parse_output();
+  assert_int_equal(number(value, "fuel"), 5);
+  assert_true(length_of(value, "program") >= 2);
+  assert_int_equal(length_of(value, "patches"), 0);
+  assert_true(json_is_object(json_object_get(value, "state")));
+  json_decref(value);
+}
+
+static void test_import(void **state) {
+  (void)state;
+  expect("echo 4801c8 | $L import -o taken -", 0);
+  expect_text(output, "1 blocks: 1 run to their end");
+  assert_int_equal(files_in("taken"), 1);
+  expect("$L run taken", 0);
+  expect("printf '# note\\nname,code\\na,4801c8\\nb,0x90 0x90\\n\\nc,488b07,1.5\\n' >b.csv; $L import --json "
+         "b.csv",
+         0);
+  json_t *value = parse_output();
+  assert_int_equal(number(value, "total"), 3);
+  assert_int_equal(number(value, "exit"), 3);
+  assert_int_equal(number(value, "fault"), 0);
+  assert_int_equal(number(value, "refused"), 0);
+  assert_int_equal(length_of(value, "blocks"), 3);
+  json_decref(value);
+  expect("echo 65488b07 | $L import -", 5);
+  expect_text(output, "gs: operand");
+  expect("printf '90\\nxyz\\n90\\n' | $L import -", 4);
+  expect_text(complaints, "-:2: no machine code");
+  expect_text(output, "2 blocks: 2 run");
+  expect("printf '\\220\\220' | $L import -v -", 0);
+  expect_text(output, "-: exit");
+  expect("printf '4801' | $L import --raw --no-run -", 5);
+  expect("printf '# nothing\\n' | $L import -", 4);
+  expect("$L import missing", 4);
+}
+
+/* Nothing half-written stays behind, and nothing goes wrong in silence. */
+static void test_full_disk(void **state) {
+  (void)state;
+  expect("touch plain; echo 90 | $L import --no-run -o plain -", 4);
+  expect_text(complaints, "plain");
+  expect("echo 90 | $L import --no-run -o /proc/no/such -", 4);
+  /* A file size limit of 0 stands for a disk that is full. SIGXFSZ is ignored, so that write fails. */
+  expect("trap '' XFSZ; mkdir full; echo 90 >in; L2=$L; "
+         "sh -c 'ulimit -f 0; exec \"$0\" import --no-run -o full in' \"$L\" 2>&1 | cat; "
+         "test -z \"$(ls -A full)\"",
+         0);
+  expect_text(output, "full/");
+  write_entry("shown", 5);
+  expect("$L show shown >/dev/full", 4);
+  expect_text(complaints, "could not be written");
+}
+
+static int set_up(void **state) {
+  (void)state;
+  return mkdtemp(scratch) == NULL || chdir(scratch) != 0 || setenv("L", command, 1) != 0;
+}
+
+static int tear_down(void **state) {
+  char line[100];
+  (void)state;
+  snprintf(line, sizeof line, "rm -rf %s", scratch);
+  return chdir("/") != 0 || system(line) != 0;
+}
+
+int main(int argc, char **argv) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_help),      cmocka_unit_test(test_usage), cmocka_unit_test(test_generate_and_run),
+      cmocka_unit_test(test_bad_files), cmocka_unit_test(test_show),  cmocka_unit_test(test_import),
+      cmocka_unit_test(test_full_disk),
+  };
+  ls_executor *reference = NULL;
+  ls_error error = {0};
+  if (argc != 2 || (command = realpath(argv[1], NULL)) == NULL) {
+    fputs("usage: test_cli LOCKSTEP\n", stderr);
+    return 2;
+  }
+  ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error);
+  if (status == LS_ERR_NO_REFERENCE)
+    return skip_test(error.text);
+  ls_executor_destroy(reference);
+  return cmocka_run_group_tests(tests, set_up, tear_down);
+}

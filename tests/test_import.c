@@ -1,0 +1,125 @@
+/* The importer: blocks that only run with the right initial values do, and what cannot be run is refused. */
+#include "check.h"
+#include "import.h"
+
+static ls_executor *reference;
+
+static size_t hex_bytes(const char *hex, uint8_t *bytes) {
+  size_t count = 0;
+  for (unsigned value; sscanf(hex + 2 * count, "%2x", &value) == 1; count++)
+    bytes[count] = (uint8_t)value;
+  return count;
+}
+
+static bool is_valid(const testcase *test) {
+  static testcase copy;
+  copy = *test;
+  testcase_normalise(&copy);
+  return memcmp(&copy, test, sizeof copy) == 0;
+}
+
+static unsigned block_failures(const char *name, const char *hex, unsigned replaced) {
+  static testcase test, bare;
+  uint8_t code[512];
+  size_t size = hex_bytes(hex, code);
+  import_report report, bare_report;
+  import_status status = import_block(&test, code, size, reference, &report);
+  bool fine = status == IMPORT_OK && report.ran && report.stop.kind == LS_STOP_EXIT &&
+              report.replaced == replaced && is_valid(&test);
+  if (!fine)
+    printf("%s: expected ok, exit, %u replaced; got %s, %s (signal %d at 0x%llx in %u), %u replaced\n", name,
+           replaced, import_status_name(status), ls_stop_kind_name(report.stop.kind), report.stop.signal,
+           (unsigned long long)report.stop.address, report.stop.instruction, report.replaced);
+  for (unsigned attempt = 0; attempt < IMPORT_ATTEMPTS; attempt++)
+    if (import_attempt(&bare, code, size, attempt, &bare_report) != IMPORT_OK || !is_valid(&bare)) {
+      printf("%s: attempt %u gives no valid test case\n", name, attempt);
+      fine = false;
+    }
+  return !fine;
+}
+
+static unsigned refusal_failures(const char *name, const char *hex, import_status expected, size_t offset) {
+  static testcase test;
+  uint8_t code[512];
+  import_report report;
+  import_status status = import_block(&test, code, hex_bytes(hex, code), reference, &report);
+  if (status == expected && report.status == expected && report.offset == offset && is_valid(&test))
+    return 0;
+  printf("%s: expected %s at %zu, got %s at %zu\n", name, import_status_name(expected), offset,
+         import_status_name(status), report.offset);
+  return 1;
+}
+
+static void test_blocks(void **state) {
+  (void)state;
+  unsigned failures = 0;
+#define BLOCK(name, hex, replaced)         failures += block_failures(name, hex, replaced);
+#define REFUSED(name, hex, status, offset) failures += refusal_failures(name, hex, status, offset);
+#include "test_import.inc"
+  assert_int_equal(failures, 0);
+}
+
+static void test_too_long(void **state) {
+  (void)state;
+  static testcase test;
+  static uint8_t nops[5000];
+  import_report report;
+  memset(nops, 0x90, sizeof nops);
+  assert_int_equal(import_attempt(&test, nops, TESTCASE_INSTRUCTIONS_MAX, 0, &report), IMPORT_OK);
+  assert_int_equal(test.count, TESTCASE_INSTRUCTIONS_MAX);
+  assert_int_equal(import_attempt(&test, nops, TESTCASE_INSTRUCTIONS_MAX + 1, 0, &report), IMPORT_TOO_LONG);
+  assert_int_equal(import_attempt(&test, nops, sizeof nops, 0, &report), IMPORT_TOO_LONG);
+}
+
+/* jz over an instruction, back to it, and out: the links say so, and the displacements are no longer there.
+ */
+static void test_links(void **state) {
+  (void)state;
+  static testcase test;
+  import_report report;
+  static const uint8_t code[] = {0x74, 0x01, 0x90, 0x75, 0xfd, 0xe9, 0, 0, 0x10, 0};
+  assert_int_equal(import_attempt(&test, code, sizeof code, 0, &report), IMPORT_OK);
+  assert_int_equal(test.count, 4);
+  assert_int_equal(test.instructions[0].jump, 2);
+  assert_int_equal(test.instructions[0].next, 1);
+  assert_int_equal(test.instructions[2].jump, 1);
+  assert_int_equal(test.instructions[3].jump, LS_NONE);
+  assert_int_equal(test.instructions[3].next, LS_NONE);
+  assert_int_equal(test.instructions[3].flags, LS_NEVER_FALLS_THROUGH);
+  assert_int_equal(test.instructions[3].field_size, 4);
+  assert_int_equal(test.instructions[0].field_size, 1);
+}
+
+/* The same original address is the same place, another is another, whatever way it is formed. */
+static void test_places(void **state) {
+  (void)state;
+  static testcase test;
+  import_report report;
+  static const uint8_t code[] = {0x48, 0x8b, 0x05, 0x27, 0, 0, 0,  /* mov rax, [rip + 0x27] -> 0x2e */
+                                 0x48, 0x8b, 0x05, 0x20, 0, 0, 0,  /* mov rax, [rip + 0x20] -> 0x2e */
+                                 0x48, 0x8b, 0x05, 0x20, 0, 0, 0}; /* mov rax, [rip + 0x20] -> 0x35 */
+  assert_int_equal(import_attempt(&test, code, sizeof code, 0, &report), IMPORT_OK);
+  const ls_window *data = &testcase_layout()->windows[TESTCASE_DATA];
+  for (unsigned i = 0; i < 3; i++) {
+    assert_int_equal(test.instructions[i].field, LS_FIELD_DATA);
+    assert_true(test.instructions[i].data - data->address < data->size);
+  }
+  assert_int_equal(test.instructions[0].data, test.instructions[1].data);
+  assert_int_not_equal(test.instructions[0].data, test.instructions[2].data);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_too_long),
+                                     cmocka_unit_test(test_links), cmocka_unit_test(test_places)};
+  ls_error error = {0};
+  ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error);
+  if (status == LS_ERR_NO_REFERENCE)
+    return skip_test(error.text);
+  if (status != LS_OK) {
+    printf("no reference executor: %s\n", error.text);
+    return 1;
+  }
+  int failed = cmocka_run_group_tests(tests, NULL, NULL);
+  ls_executor_destroy(reference);
+  return failed;
+}

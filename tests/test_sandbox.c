@@ -1,0 +1,186 @@
+/* Layouts, mappings, several sandboxes side by side, fork. */
+#include "check.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sandbox.h"
+
+static void own_layouts_are_valid_and_disjoint(void **unused) {
+  (void)unused;
+  for (unsigned slot = 0; slot < LS_LAYOUT_SLOTS; slot++) {
+    ls_layout a, b;
+    ls_layout_default(&a, slot);
+    assert_int_equal(layout_check(&a, NULL), LS_OK);
+    if (!slot)
+      continue;
+    ls_layout_default(&b, slot - 1);
+    const ls_window *last = &b.windows[b.window_count - 1];
+    assert_true(last->address + last->size + LS_PAGE <= a.windows[0].address - LS_PAGE);
+    assert_true(b.gate + LS_GATE_SIZE <= a.gate);
+  }
+}
+
+/* Each row breaks one thing in an otherwise good layout. */
+static void break_none(ls_layout *l) {
+  (void)l;
+}
+static void break_count(ls_layout *l) {
+  l->window_count = 0;
+}
+static void break_many(ls_layout *l) {
+  l->window_count = LS_WINDOWS_MAX + 1;
+}
+static void break_alignment(ls_layout *l) {
+  l->windows[1].address += 8;
+}
+static void break_size(ls_layout *l) {
+  l->windows[2].size = 0;
+}
+static void break_overlap(ls_layout *l) {
+  l->windows[2].address = l->windows[1].address + LS_PAGE;
+}
+static void break_access(ls_layout *l) {
+  l->windows[1].access = 8;
+}
+static void break_code(ls_layout *l) {
+  l->windows[0].access = LS_READ;
+}
+static void break_control(ls_layout *l) {
+  l->control = l->windows[2].address;
+}
+static void break_control_alignment(ls_layout *l) {
+  l->control += 8;
+}
+static void break_gate(ls_layout *l) {
+  l->gate = l->windows[1].address;
+}
+static void break_kernel(ls_layout *l) {
+  l->windows[1].address = UINT64_C(0xffff800000000000);
+}
+static void break_far(ls_layout *l) {
+  l->windows[4].address = UINT64_C(0x600000000000);
+  l->control = l->windows[4].address;
+}
+
+static void bad_layouts_are_refused(void **unused) {
+  (void)unused;
+  static const struct {
+    void (*change)(ls_layout *);
+    ls_status expected;
+  } cases[] = {
+      {break_none, LS_OK},
+      {break_count, LS_ERR_ARGUMENT},
+      {break_many, LS_ERR_ARGUMENT},
+      {break_alignment, LS_ERR_ARGUMENT},
+      {break_size, LS_ERR_ARGUMENT},
+      {break_overlap, LS_ERR_ARGUMENT},
+      {break_access, LS_ERR_ARGUMENT},
+      {break_code, LS_ERR_ARGUMENT},
+      {break_control, LS_ERR_ARGUMENT},
+      {break_control_alignment, LS_ERR_ARGUMENT},
+      {break_gate, LS_ERR_ARGUMENT},
+      {break_kernel, LS_ERR_ARGUMENT},
+      {break_far, LS_ERR_ARGUMENT},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    ls_layout layout;
+    ls_error error = {0};
+    ls_layout_default(&layout, 0);
+    cases[i].change(&layout);
+    assert_int_equal(layout_check(&layout, &error), cases[i].expected);
+    assert_true(cases[i].expected == LS_OK || error.text[0]);
+  }
+}
+
+static void guards_stand_on_either_side(void **unused) {
+  (void)unused;
+  ls_layout layout;
+  sandbox box;
+  sandbox_mapping m[SANDBOX_MAPPINGS_MAX];
+  ls_layout_default(&layout, 3);
+  layout.windows[2].address = layout.windows[1].address + layout.windows[1].size; /* no guard between */
+  assert_int_equal(sandbox_create(&box, &layout, NULL), LS_OK);
+  uint32_t count = sandbox_mappings(&box, m), guards = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    guards += m[i].guard;
+    assert_true(i == 0 || m[i - 1].address + m[i - 1].size <= m[i].address);
+  }
+  assert_int_equal(count - guards, layout.window_count);
+  assert_int_equal(guards, 2 * layout.window_count - 2);
+  sandbox_destroy(&box);
+}
+
+static void both_views_show_the_same_bytes(void **unused) {
+  (void)unused;
+  ls_layout layout;
+  sandbox box;
+  ls_layout_default(&layout, 4);
+  assert_int_equal(sandbox_create(&box, &layout, NULL), LS_OK);
+  assert_int_equal(sandbox_map(&box, NULL), LS_OK);
+  for (uint32_t i = 0; i < layout.window_count; i++) {
+    volatile uint8_t *guest = (volatile uint8_t *)layout.windows[i].address;
+    box.alias[box.offset[i]] = (uint8_t)(i + 1);
+    assert_int_equal(*guest, i + 1);
+  }
+  ls_error error;
+  sandbox second;
+  assert_int_equal(sandbox_create(&second, &layout, NULL), LS_OK);
+  assert_int_equal(sandbox_map(&second, &error), LS_ERR_ADDRESS);
+  assert_non_null(strstr(error.text, "another layout or slot"));
+  sandbox_destroy(&second);
+  *(volatile uint8_t *)layout.windows[1].address = 7; /* the refused one took nothing away */
+  sandbox_destroy(&box);
+  assert_int_equal(msync((void *)layout.windows[1].address, LS_PAGE, MS_ASYNC), -1);
+}
+
+static void callers_choose_addresses(void **unused) {
+  (void)unused;
+  ls_layout layout;
+  ls_layout_default(&layout, 5);
+  layout.windows[1].address = UINT64_C(0x50000000);
+  layout.windows[1].size = 64 * LS_PAGE;
+  sandbox box;
+  assert_int_equal(sandbox_create(&box, &layout, NULL), LS_OK);
+  assert_int_equal(sandbox_map(&box, NULL), LS_OK);
+  *(volatile uint8_t *)(UINT64_C(0x50000000) + 64 * LS_PAGE - 1) = 1;
+  assert_int_equal(sandbox_window(&box, UINT64_C(0x50000000), 64 * LS_PAGE), 1);
+  assert_int_equal(sandbox_window(&box, UINT64_C(0x50000000), 64 * LS_PAGE + 1), LS_NONE);
+  sandbox_destroy(&box);
+}
+
+static void a_fork_gets_memory_of_its_own(void **unused) {
+  (void)unused;
+  ls_layout layout;
+  sandbox box;
+  ls_layout_default(&layout, 6);
+  assert_int_equal(sandbox_create(&box, &layout, NULL), LS_OK);
+  assert_int_equal(sandbox_map(&box, NULL), LS_OK);
+  volatile uint8_t *guest = (volatile uint8_t *)layout.windows[1].address;
+  *guest = 1;
+  assert_false(sandbox_forked(&box));
+  pid_t child = fork();
+  if (child == 0) {
+    int good =
+        sandbox_forked(&box) && sandbox_renew(&box, NULL) == LS_OK && !sandbox_forked(&box) && *guest == 1;
+    *guest = 2;
+    _exit(good && box.alias[box.offset[1]] == 2 ? 0 : 1);
+  }
+  int status;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  assert_int_equal(*guest, 1);
+  assert_false(sandbox_forked(&box));
+  sandbox_destroy(&box);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(own_layouts_are_valid_and_disjoint), cmocka_unit_test(bad_layouts_are_refused),
+      cmocka_unit_test(guards_stand_on_either_side),        cmocka_unit_test(both_views_show_the_same_bytes),
+      cmocka_unit_test(callers_choose_addresses),           cmocka_unit_test(a_fork_gets_memory_of_its_own),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,827 @@
+/* The in-thread executor: what a guest may be given, how it may end, and that the host keeps what is its. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cpu.h"
+#include "flags.h"
+#include "lockstep.h"
+
+/* Windows of ls_layout_default(…, 0). */
+#define CODE  UINT64_C(0x20010000)
+#define DATA  UINT64_C(0x20100000)
+#define CONST UINT64_C(0x20180000)
+#define STACK UINT64_C(0x20200000)
+
+enum { PROGRAM_MAX = 16, DATA_WINDOW = 1, CLEAN_MXCSR = 0x1f80, CLEAN_FCW = 0x37f };
+
+/* ---- Running a few bytes ---- */
+
+typedef struct guest {
+  ls_executor *executor;
+  ls_image *image;
+  ls_layout layout;
+} guest;
+
+static ls_error error;
+
+static void must(ls_status status) {
+  if (status)
+    fail_msg("%s: %s", ls_status_name(status), error.text);
+}
+
+/* Those open, so that a test that fails leaves nothing behind for the next one. */
+static guest opened[4];
+
+static guest guest_open(unsigned slot, const ls_options *options) {
+  guest g = {.image = ls_image_create()};
+  ls_layout_default(&g.layout, slot);
+  must(ls_executor_create(LS_SIGNAL, &g.layout, options, &g.executor, &error));
+  opened[slot] = g;
+  return g;
+}
+
+static void guest_close(guest *g) {
+  ls_executor_destroy(g->executor);
+  ls_image_destroy(g->image);
+  for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
+    if (opened[i].executor == g->executor)
+      opened[i].executor = NULL;
+}
+
+static int close_all(void **unused) {
+  (void)unused;
+  for (size_t i = 0; i < sizeof opened / sizeof *opened; i++)
+    if (opened[i].executor)
+      guest_close(&opened[i]);
+  return 0;
+}
+
+/* "90 / 0f 0b": instructions in hex, one after the other; the last one leaves the program. */
+static uint32_t parse(const char *code, ls_instruction program[PROGRAM_MAX]) {
+  uint32_t count = 1;
+  memset(program, 0, PROGRAM_MAX * sizeof *program);
+  for (const char *c = code; *c;) {
+    char *end;
+    if (*c == '/' || *c == ' ') {
+      count += *c++ == '/';
+      continue;
+    }
+    ls_instruction *in = &program[count - 1];
+    char digits[3] = {c[0], c[1], 0};
+    in->bytes[in->length++] = (uint8_t)strtoul(digits, &end, 16);
+    c += 2;
+  }
+  for (uint32_t i = 0; i < count; i++) {
+    program[i].next = i + 1 < count ? i + 1 : LS_NONE;
+    program[i].jump = LS_NONE;
+  }
+  return count;
+}
+
+static void load(guest *g, const char *code) {
+  ls_instruction program[PROGRAM_MAX];
+  ls_program p = {.instructions = program, .count = parse(code, program)};
+  must(ls_image_build(g->image, &p, &g->layout, &error));
+  must(ls_executor_load(g->executor, g->image, &error));
+}
+
+static ls_status run(guest *g, const ls_state *state, uint32_t uses, uint64_t steps, ls_outcome *outcome) {
+  ls_run r = {.state = state, .uses = uses, .steps = steps, .limit_ms = 50};
+  memset(outcome, 0xa5, sizeof *outcome);
+  return ls_executor_run(g->executor, &r, outcome, &error);
+}
+
+/* Distinct bytes everywhere that the CPU can load. */
+static void fill(ls_state *state) {
+  ls_state_init(state);
+  uint8_t *bytes = (uint8_t *)state;
+  for (size_t i = 0; i < offsetof(ls_state, rip); i++)
+    bytes[i] = (uint8_t)(i * 37 + i / 251 + 11);
+  state->gpr[LS_RSP] =
+      UINT64_C(0x5a1234567); /* anything canonical: the kernel must be able to return to it */
+  state->rflags = RFLAGS_CLEAN | RFLAGS_CF | RFLAGS_AF | RFLAGS_SF | RFLAGS_ID;
+  state->ds = 0x2b;
+  state->es = 0x33;
+  state->mxcsr = 0x7fa1;
+}
+
+/* The same with the x87: eight values, control word, conditions, top of stack 5. */
+static void fill_x87(ls_state *state) {
+  fill(state);
+  state->fcw = 0xc7f;
+  state->fsw = 0x6d21;
+  state->ftw = 0xb7;
+  for (int i = 0; i < 8; i++) {
+    for (int j = 0; j < 8; j++)
+      state->st[i][j] = (uint8_t)(0x80 | (i * 8 + j));
+    state->st[i][8] = (uint8_t)(0x10 + i);
+    state->st[i][9] = (uint8_t)(0x40 | (i & 1) << 7);
+  }
+}
+
+static void same_state(const char *name, const ls_state *expected, const ls_state *got) {
+  ls_state a = *expected, b = *got;
+  ls_state_canonicalise(&a);
+  ls_state_canonicalise(&b);
+  size_t row = 0, count;
+  const ls_register *reg = ls_registers(&count);
+  char x[200], y[200];
+  if (!ls_state_difference(&a, &b, &row))
+    return;
+  ls_register_print(&reg[row], &a, x, sizeof x);
+  ls_register_print(&reg[row], &b, y, sizeof y);
+  fail_msg("%s: %s expected %s, got %s", name, reg[row].name, x, y);
+}
+
+static void same_stop(const char *name, const ls_outcome *got, ls_stop_kind kind, int sig, int code,
+                      uint64_t address) {
+  const ls_stop *s = &got->stop;
+  if (s->kind != kind || s->signal != sig || s->code != code || s->address != address)
+    fail_msg("%s: expected %s %d/%d/0x%lx, got %s %d/%d/0x%lx at 0x%lx", name, ls_stop_kind_name(kind), sig,
+             code, (unsigned long)address, ls_stop_kind_name(s->kind), s->signal, s->code,
+             (unsigned long)s->address, (unsigned long)got->state.rip);
+}
+
+/* ---- Clean runs ---- */
+
+static void any_stack_pointer_and_flags(void **unused) {
+  (void)unused;
+  static const uint64_t rsp[] = {0, 1, STACK + 0x800, 0xdeadbeef1234567, INT64_MAX, UINT64_MAX};
+  static const uint64_t flags[] = {0,
+                                   RFLAGS_DF,
+                                   RFLAGS_AC,
+                                   RFLAGS_ID,
+                                   RFLAGS_NT,
+                                   RFLAGS_CF | RFLAGS_OF | RFLAGS_ZF,
+                                   RFLAGS_USER & ~RFLAGS_TF};
+  guest g = guest_open(0, NULL);
+  load(&g, "90 / 90");
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  for (size_t i = 0; i < sizeof rsp / sizeof *rsp; i++)
+    for (size_t j = 0; j < sizeof flags / sizeof *flags; j++) {
+      state.gpr[LS_RSP] = rsp[i];
+      state.rflags = RFLAGS_CLEAN | flags[j];
+      must(run(&g, &state, 0, 0, &out));
+      same_stop("clean", &out, LS_STOP_EXIT, 0, 0, 0);
+      assert_int_equal(out.stop.instruction, 1);
+      if ((out.state.rflags ^ state.rflags) & ~(uint64_t)RFLAGS_NT)
+        fail_msg("rflags 0x%lx came back as 0x%lx", (unsigned long)state.rflags,
+                 (unsigned long)out.state.rflags);
+      ls_state expected = state;
+      expected.rip = out.state.rip;
+      same_state("clean", &expected, &out.state);
+      uint64_t host;
+      __asm__ volatile("pushfq; pop %0" : "=r"(host));
+      assert_int_equal(host & (RFLAGS_DF | RFLAGS_AC | RFLAGS_NT | RFLAGS_ID | RFLAGS_TF), 0);
+    }
+  guest_close(&g);
+}
+
+/* Each register goes in and comes out by itself: what the guest stores shows what was loaded, and what the
+ * guest changed shows what was read. */
+static const struct {
+  const char *name;
+  ls_vectors vectors;
+  const char *store;  /* to [rdi] */
+  const char *change; /* to 0 */
+  size_t offset, size;
+} moves[] = {
+    {"xmm0", LS_VECTORS_SSE, "0f 11 07", "0f 57 c0", 0, 16},
+    {"xmm15", LS_VECTORS_SSE, "44 0f 11 3f", "45 0f 57 ff", 15 * 64, 16},
+    {"ymm3", LS_VECTORS_AVX, "c5 fc 11 1f", "c5 e4 57 db", 3 * 64, 32},
+    {"ymm15", LS_VECTORS_AVX, "c5 7c 11 3f", "c4 41 04 57 ff", 15 * 64, 32},
+    {"zmm7", LS_VECTORS_AVX512, "62 f1 7c 48 11 3f", "62 f1 45 48 ef ff", 7 * 64, 64},
+    {"zmm31", LS_VECTORS_AVX512, "62 61 7c 48 11 3f", "62 01 05 40 ef ff", 31 * 64, 64},
+    {"k7", LS_VECTORS_AVX512, "c4 e1 f8 91 3f", "c4 e1 c4 47 ff", 2048 + 56, 8},
+    {"r15", LS_VECTORS_SSE, "4c 89 3f", "45 31 ff", 2112 + 120, 8},
+    {"rsp", LS_VECTORS_SSE, "48 89 27", "31 e4", 2112 + 32, 8},
+};
+
+static void registers_go_both_ways(void **unused) {
+  (void)unused;
+  for (size_t i = 0; i < sizeof moves / sizeof *moves; i++) {
+    if (moves[i].vectors > ls_vectors_available())
+      continue;
+    guest g = guest_open(0, &(ls_options){.vectors = moves[i].vectors});
+    char code[100];
+    snprintf(code, sizeof code, "%s / %s", moves[i].store, moves[i].change);
+    load(&g, code);
+    ls_state state;
+    ls_outcome out;
+    fill(&state);
+    state.gpr[LS_RDI] = DATA;
+    must(run(&g, &state, 0, 0, &out));
+    same_stop(moves[i].name, &out, LS_STOP_EXIT, 0, 0, 0);
+    if (memcmp(ls_executor_memory(g.executor, DATA_WINDOW), (uint8_t *)&state + moves[i].offset,
+               moves[i].size))
+      fail_msg("%s was not loaded", moves[i].name);
+    ls_state expected = state;
+    memset((uint8_t *)&expected + moves[i].offset, 0, moves[i].size);
+    expected.rip = out.state.rip;
+    expected.rflags = out.state.rflags;
+    same_state(moves[i].name, &expected, &out.state);
+    guest_close(&g);
+  }
+}
+
+static void known_answers(void **unused) {
+  (void)unused;
+  for (ls_vectors v = LS_VECTORS_SSE; v <= ls_vectors_available(); v++)
+    for (uint32_t uses = 0; uses <= LS_USES_X87; uses++)
+      for (int fault = 0; fault < 2; fault++) {
+        guest g = guest_open(0, &(ls_options){.vectors = v});
+        load(&g, fault ? "90 / 0f 0b" : "90");
+        ls_state state;
+        ls_outcome out;
+        fill_x87(&state);
+        must(run(&g, &state, uses, 0, &out));
+        state.rip = fault ? CODE + 1 : out.state.rip;
+        same_stop("known", &out, fault ? LS_STOP_FAULT : LS_STOP_EXIT, fault ? SIGILL : 0,
+                  fault ? ILL_ILLOPN : 0, fault ? CODE + 1 : 0);
+        same_state(ls_vectors_name(v), &state, &out.state);
+        guest_close(&g);
+      }
+}
+
+/* Ticks of the timer strike a guest that runs for many of them, and change nothing. */
+static void interrupts_change_nothing(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, &(ls_options){.tick_ms = 1});
+  load(&g, "48 ff c9 / 75 fb"); /* dec rcx; jnz back: the branch is not a link, only bytes */
+  ls_state state;
+  ls_outcome out;
+  fill_x87(&state);
+  state.gpr[LS_RCX] = 200000000;
+  state.rflags = RFLAGS_CLEAN | RFLAGS_DF | RFLAGS_AC | RFLAGS_ID;
+  ls_run r = {.state = &state, .uses = LS_USES_X87, .limit_ms = 10000};
+  must(ls_executor_run(g.executor, &r, &out, &error));
+  same_stop("interrupted", &out, LS_STOP_EXIT, 0, 0, 0);
+  state.gpr[LS_RCX] = 0;
+  state.rflags |= RFLAGS_ZF | RFLAGS_PF;
+  state.rip = out.state.rip;
+  same_state("interrupted", &state, &out.state);
+  guest_close(&g);
+}
+
+/* ---- Faults ---- */
+
+enum { AT_RIP = 1 }; /* as an address: that of the instruction */
+
+static const struct fault {
+  const char *name, *code;
+  uint64_t rax, rsp, rflags;
+  uint32_t mxcsr;
+  uint16_t fcw;
+  ls_stop_kind kind;
+  int signal, si_code;
+  uint64_t address, rip;
+} faults[] = {
+    {"#DE", "31 d2 / 31 c9 / 48 f7 f1", .kind = LS_STOP_FAULT, .signal = SIGFPE, .si_code = FPE_INTDIV,
+     .address = CODE + 4, .rip = CODE + 4},
+    {"#UD", "90 / 0f 0b", .kind = LS_STOP_FAULT, .signal = SIGILL, .si_code = ILL_ILLOPN, .address = CODE + 1,
+     .rip = CODE + 1},
+    {"#GP hlt", "f4", .kind = LS_STOP_FAULT, .signal = SIGSEGV, .si_code = SI_KERNEL, .rip = CODE},
+    {"#GP non-canonical", "48 8b 00", .rax = INT64_MIN, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SI_KERNEL, .rip = CODE},
+    {"#GP movaps", "0f 28 00", .rax = DATA + 8, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SI_KERNEL, .rip = CODE},
+    {"#PF read, guard", "48 8b 00", .rax = DATA + 0x2000, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SEGV_ACCERR, .address = DATA + 0x2000, .rip = CODE},
+    {"#PF read, unmapped", "48 8b 00", .rax = 0x10, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SEGV_MAPERR, .address = 0x10, .rip = CODE},
+    {"#PF write, read only", "48 89 00", .rax = CONST, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SEGV_ACCERR, .address = CONST, .rip = CODE},
+    {"#PF execute, data", "ff e0", .rax = DATA, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SEGV_ACCERR, .address = DATA, .rip = DATA},
+    {"#PF execute, nowhere", "ff e0", .rax = 0x1000, .kind = LS_STOP_FAULT, .signal = SIGSEGV,
+     .si_code = SEGV_MAPERR, .address = 0x1000, .rip = 0x1000},
+    {"#SS", "50", .rsp = UINT64_C(0x7fff000000000000), .kind = LS_STOP_FAULT, .signal = SIGBUS,
+     .si_code = SI_KERNEL, .rip = CODE},
+    {"#PF push", "50", .rsp = 0x800, .kind = LS_STOP_FAULT, .signal = SIGSEGV, .si_code = SEGV_MAPERR,
+     .address = 0x7f8, .rip = CODE},
+    {"#AC", "48 8b 00", .rax = DATA + 1, .rflags = RFLAGS_AC, .kind = LS_STOP_FAULT, .signal = SIGBUS,
+     .si_code = BUS_ADRALN, .rip = CODE},
+    {"#BP", "90 / cc", .kind = LS_STOP_FAULT, .signal = SIGTRAP, .si_code = SI_KERNEL, .rip = CODE + 2},
+    {"#DB int1", "90 / f1", .kind = LS_STOP_FAULT, .signal = SIGTRAP, .si_code = TRAP_BRKPT,
+     .address = CODE + 2, .rip = CODE + 2},
+    {"#DB TF", "90 / 90", .rflags = RFLAGS_TF, .kind = LS_STOP_FAULT, .signal = SIGTRAP,
+     .si_code = TRAP_TRACE, .address = CODE + 1, .rip = CODE + 1},
+    {"#DB popf", "50 / 9d / 90 / 90", .rax = RFLAGS_CLEAN | RFLAGS_TF, .rsp = STACK + 0x800,
+     .kind = LS_STOP_FAULT, .signal = SIGTRAP, .si_code = TRAP_TRACE, .address = CODE + 3, .rip = CODE + 3},
+    {"#MF", "d9 e8 / d9 ee / de f9 / 9b", .fcw = CLEAN_FCW & ~4, .kind = LS_STOP_FAULT, .signal = SIGFPE,
+     .si_code = FPE_FLTDIV, .address = CODE + 6, .rip = CODE + 6},
+    {"#XM", "0f 57 c9 / 0f 5e c1", .mxcsr = CLEAN_MXCSR & ~0x280, .kind = LS_STOP_FAULT, .signal = SIGFPE,
+     .si_code = FPE_FLTINV, .address = CODE + 3, .rip = CODE + 3},
+    {"timeout", "eb fe", .kind = LS_STOP_TIMEOUT, .rip = CODE},
+};
+
+static void check_fault(const struct fault *f) {
+  guest g = guest_open(0, NULL);
+  load(&g, f->code);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  memset(state.zmm[0], 0, sizeof state.zmm[0]);
+  state.gpr[LS_RAX] = f->rax;
+  state.gpr[LS_RSP] = f->rsp ? f->rsp : UINT64_C(0x1234567);
+  state.rflags |= f->rflags;
+  state.mxcsr = f->mxcsr ? f->mxcsr : CLEAN_MXCSR;
+  state.fcw = f->fcw ? f->fcw : CLEAN_FCW;
+  for (int i = 0; i < 3; i++) {
+    must(run(&g, &state, f->fcw ? LS_USES_X87 : 0, 0, &out));
+    same_stop(f->name, &out, f->kind, f->signal, f->si_code, f->address);
+    if (out.state.rip != f->rip)
+      fail_msg("%s: rip 0x%lx", f->name, (unsigned long)out.state.rip);
+    assert_int_equal(out.state.gpr[LS_R15], state.gpr[LS_R15]);
+    assert_memory_equal(out.state.zmm[31], state.zmm[31], 64);
+    assert_int_equal(out.state.k[7], state.k[7]);
+    assert_int_equal(out.state.ds, 0x2b);
+    assert_int_equal(out.state.es, 0x33);
+    assert_int_equal(out.state.cs, 0x33);
+    assert_int_equal(out.state.ss, 0x2b);
+  }
+  guest_close(&g);
+}
+
+static void every_fault(void **unused) {
+  (void)unused;
+  for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+    check_fault(&faults[i]);
+}
+
+/* The guest jumps to the gate itself with TF set: the trap strikes at the gate's first instruction. */
+static void trap_at_the_gate(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  load(&g, "50 / 9d / ff e3");
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RAX] = RFLAGS_CLEAN | RFLAGS_TF;
+  state.gpr[LS_RSP] = STACK + 0x800;
+  state.gpr[LS_RBX] = g.layout.gate;
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("gate", &out, LS_STOP_FAULT, SIGTRAP, TRAP_TRACE, g.layout.gate);
+  assert_true(out.state.rflags & RFLAGS_TF);
+  guest_close(&g);
+}
+
+static void system_calls_are_stopped(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  if (!ls_executor_stops_syscalls(g.executor)) {
+    guest_close(&g);
+    skip();
+  }
+  load(&g, "90 / 0f 05 / 90");
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RAX] = UINT64_C(0xabcdef0000000027);
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("syscall", &out, LS_STOP_SYSCALL, 0, 0, 0);
+  assert_int_equal(out.stop.number, state.gpr[LS_RAX]);
+  assert_int_equal(out.state.gpr[LS_RAX], state.gpr[LS_RAX]);
+  assert_int_equal(out.state.rip, CODE + 3);
+  assert_int_equal(out.stop.instruction, 1);
+  guest_close(&g);
+}
+
+static void bad_states_are_refused(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  load(&g, "90");
+  ls_outcome out;
+  for (int i = 0; i < 4; i++) {
+    ls_state state;
+    fill(&state);
+    if (i == 0)
+      state.mxcsr = 0x80000000;
+    if (i == 1)
+      state.ds = 0x1238;
+    if (i == 2)
+      state.es = 0xfff8;
+    if (i == 3)
+      state.ss = 0x33;
+    assert_int_equal(run(&g, &state, i & 1, 0, &out), LS_ERR_STATE);
+    fill(&state);
+    must(run(&g, &state, 0, 0, &out));
+    same_stop("after a refusal", &out, LS_STOP_EXIT, 0, 0, 0);
+  }
+  guest_close(&g);
+}
+
+/* ---- Steps ---- */
+
+static void steps(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RSP] = STACK + 0x800;
+  load(&g, "90 / 90 / 90 / 90 / 90");
+  for (uint64_t n = 1; n <= 5; n++) {
+    must(run(&g, &state, 0, n, &out));
+    same_stop("steps", &out, LS_STOP_STEPS, 0, 0, 0);
+    assert_int_equal(out.state.rip, CODE + n);
+    assert_int_equal(out.state.rflags & RFLAGS_TF, 0);
+  }
+  must(run(&g, &state, 0, 100, &out));
+  same_stop("steps to the end", &out, LS_STOP_EXIT, 0, 0, 0);
+  assert_int_equal(out.stop.instruction, 4);
+  assert_int_equal(out.state.rflags, state.rflags);
+  load(&g, "9c / 58 / 90"); /* pushf; pop rax: our TF must not show */
+  must(run(&g, &state, 0, 100, &out));
+  assert_int_equal(out.state.gpr[LS_RAX], state.rflags);
+  load(&g, "90 / 0f 0b / 90");
+  must(run(&g, &state, 0, 100, &out));
+  same_stop("fault while stepping", &out, LS_STOP_FAULT, SIGILL, ILL_ILLOPN, CODE + 1);
+  assert_int_equal(out.state.rflags & ~(uint64_t)RFLAGS_RF, state.rflags);
+  load(&g, "50 / 9d / 90 / 90"); /* popf of TF: the guest's own trap */
+  state.gpr[LS_RAX] = RFLAGS_CLEAN | RFLAGS_TF;
+  must(run(&g, &state, 0, 100, &out));
+  same_stop("guest's TF while stepping", &out, LS_STOP_FAULT, SIGTRAP, TRAP_TRACE, CODE + 3);
+  guest_close(&g);
+}
+
+/* ---- The host keeps what is its ---- */
+
+static sigjmp_buf back;
+static volatile int host_calls;
+static volatile uintptr_t host_address;
+
+static void jump_back(int sig, siginfo_t *info, void *context) {
+  (void)sig;
+  (void)context;
+  host_calls = host_calls + 1;
+  host_address = (uintptr_t)info->si_addr;
+  siglongjmp(back, 1);
+}
+
+static void count(int sig) {
+  (void)sig;
+  host_calls = host_calls + 1;
+}
+
+static void strike(uintptr_t address) {
+  if (!sigsetjmp(back, 1)) {
+    __asm__ volatile("movb $1, (%0)" : : "r"(address) : "memory");
+    fail_msg("the host's fault went by");
+  }
+}
+
+static void fault_in_guest(guest *g, ls_state *state) {
+  ls_outcome out;
+  must(run(g, state, 0, 0, &out));
+  same_stop("guest", &out, LS_STOP_FAULT, SIGILL, ILL_ILLOPN, CODE);
+}
+
+/* The host's own faults reach the host's handler, even one that jumps away, before, between and after runs.
+ */
+static void host_faults_reach_the_host(void **unused) {
+  (void)unused;
+  struct sigaction action = {.sa_sigaction = jump_back, .sa_flags = SA_SIGINFO | SA_ONSTACK}, old, now;
+  sigaction(SIGSEGV, &action, &old);
+  guest g = guest_open(0, NULL);
+  load(&g, "0f 0b");
+  ls_state state;
+  fill(&state);
+  host_calls = 0;
+  strike(0x18);
+  for (int i = 0; i < 5; i++) {
+    fault_in_guest(&g, &state);
+    strike(0x20);
+    assert_int_equal(host_address, 0x20);
+    strike(0x20);
+  }
+  assert_int_equal(host_calls, 11);
+  guest_close(&g);
+  strike(0x18);
+  assert_int_equal(host_calls, 12);
+  sigaction(SIGSEGV, &old, &now);
+  assert_ptr_equal(now.sa_sigaction, jump_back);
+}
+
+static int die_of_a_host_fault(void) {
+  pid_t child = fork();
+  if (!child) {
+    for (int sig = SIGSEGV, i = 0; i < 2; i++, sig = SIGTRAP)
+      signal(sig, SIG_DFL);
+    guest g = guest_open(0, NULL);
+    load(&g, "90");
+    ls_state state;
+    ls_outcome out;
+    fill(&state);
+    if (run(&g, &state, 0, 0, &out) == LS_OK)
+      __asm__ volatile("movb $1, 0x18");
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+static void default_action_still_kills(void **unused) {
+  (void)unused;
+  int status = die_of_a_host_fault();
+  assert_true(WIFSIGNALED(status));
+  assert_int_equal(WTERMSIG(status), SIGSEGV);
+}
+
+typedef struct borrowed {
+  struct {
+    uintptr_t handler;
+    uint64_t flags, restorer, mask;
+  } actions[7]; /* as the kernel has them */
+  uintptr_t stack;
+  uint64_t stack_size, stack_flags, mask, fs, mxcsr, fcw;
+} borrowed;
+
+static void look(borrowed *b) {
+  static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG};
+  memset(b, 0, sizeof *b);
+  for (int i = 0; i < 7; i++)
+    syscall(SYS_rt_sigaction, signals[i], NULL, &b->actions[i], 8);
+  stack_t stack;
+  sigaltstack(NULL, &stack);
+  b->stack = (uintptr_t)stack.ss_sp;
+  b->stack_size = stack.ss_size;
+  b->stack_flags = (uint64_t)stack.ss_flags;
+  syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &b->mask, 8);
+  __asm__ volatile("stmxcsr %0" : "=m"(b->mxcsr));
+  __asm__ volatile("fnstcw %0" : "=m"(b->fcw));
+  syscall(SYS_arch_prctl, 0x1003, &b->fs);
+}
+
+static void everything_is_given_back(void **unused) {
+  (void)unused;
+  uint32_t mxcsr = 0x5f81, old_mxcsr;
+  uint16_t fcw = 0xe7f, old_fcw;
+  sigset_t urgent;
+  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16}, old_stack;
+  sigemptyset(&urgent);
+  sigaddset(&urgent, SIGURG);
+  sigaddset(&urgent, SIGTRAP);
+  pthread_sigmask(SIG_BLOCK, &urgent, NULL);
+  sigaltstack(&stack, &old_stack);
+  __asm__ volatile("stmxcsr %0; fnstcw %1" : "=m"(old_mxcsr), "=m"(old_fcw));
+  __asm__ volatile("ldmxcsr %0; fldcw %1" : : "m"(mxcsr), "m"(fcw));
+  borrowed before, after;
+  look(&before);
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill_x87(&state);
+  for (int i = 0; i < 1000; i++) {
+    load(&g, i & 1 ? "d9 e8 / cc" : "d9 e8 / dd d8");
+    must(run(&g, &state, LS_USES_X87, 0, &out));
+    same_stop("given back", &out, i & 1 ? LS_STOP_FAULT : LS_STOP_EXIT, i & 1 ? SIGTRAP : 0,
+              i & 1 ? SI_KERNEL : 0, 0);
+  }
+  guest_close(&g);
+  look(&after);
+  assert_memory_equal(&before, &after, sizeof before);
+  __asm__ volatile("ldmxcsr %0; fldcw %1" : : "m"(old_mxcsr), "m"(old_fcw));
+  sigaltstack(&old_stack, NULL);
+  pthread_sigmask(SIG_UNBLOCK, &urgent, NULL);
+  free(stack.ss_sp);
+}
+
+/* A signal that the host sends to a thread in its guest reaches the host's handler; the guest goes on. */
+static void *disturb(void *thread) {
+  for (int i = 0; i < 20; i++) {
+    usleep(2000);
+    pthread_kill(*(pthread_t *)thread, i & 1 ? SIGSEGV : SIGURG);
+  }
+  return NULL;
+}
+
+static void signals_sent_by_the_host(void **unused) {
+  (void)unused;
+  struct sigaction action = {.sa_handler = count, .sa_flags = SA_ONSTACK}, old[2];
+  sigaction(SIGSEGV, &action, &old[0]);
+  sigaction(SIGURG, &action, &old[1]);
+  guest g = guest_open(0, NULL);
+  load(&g, "48 ff c9 / 75 fb");
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RCX] = 400000000;
+  host_calls = 0;
+  pthread_t self = pthread_self(), other;
+  pthread_create(&other, NULL, disturb, &self);
+  ls_run r = {.state = &state, .limit_ms = 10000};
+  must(ls_executor_run(g.executor, &r, &out, &error));
+  pthread_join(other, NULL);
+  same_stop("disturbed", &out, LS_STOP_EXIT, 0, 0, 0);
+  assert_int_equal(out.state.gpr[LS_RCX], 0);
+  assert_true(host_calls > 10);
+  guest_close(&g);
+  sigaction(SIGSEGV, &old[0], NULL);
+  sigaction(SIGURG, &old[1], NULL);
+}
+
+/* A handler of the host's that makes system calls on top of a guest whose own are blocked. */
+static void call_kernel(int sig) {
+  (void)sig;
+  host_calls = host_calls + (syscall(SYS_getppid) == getppid());
+}
+
+static void host_handlers_may_call_the_kernel(void **unused) {
+  (void)unused;
+  struct sigaction action = {.sa_handler = call_kernel, .sa_flags = SA_ONSTACK}, old;
+  sigaction(SIGVTALRM, &action, &old);
+  guest g = guest_open(0, NULL);
+  load(&g, "48 ff c9 / 75 fb / 0f 05");
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RCX] = 100000000;
+  struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGVTALRM};
+  timer_t timer;
+  timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer);
+  struct itimerspec often = {{0, 5000000}, {0, 5000000}};
+  timer_settime(timer, 0, &often, NULL);
+  host_calls = 0;
+  ls_run r = {.state = &state, .limit_ms = 10000};
+  must(ls_executor_run(g.executor, &r, &out, &error));
+  timer_delete(timer);
+  assert_true(host_calls > 2);
+  if (ls_executor_stops_syscalls(g.executor))
+    same_stop("still blocked", &out, LS_STOP_SYSCALL, 0, 0, 0);
+  guest_close(&g);
+  sigaction(SIGVTALRM, &old, NULL);
+}
+
+/* ---- Several at once ---- */
+
+static void several_executors_in_a_thread(void **unused) {
+  (void)unused;
+  guest g[3];
+  for (unsigned i = 0; i < 3; i++)
+    g[i] = guest_open(i, &(ls_options){.interrupt_signal = i == 2 ? SIGUSR2 : 0, .tick_ms = 1 + i});
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  for (unsigned round = 0; round < 30; round++) {
+    guest *one = &g[round % 3];
+    load(one, round % 5 == 0 ? "eb fe" : round % 2 ? "0f 0b" : "90");
+    must(run(one, &state, 0, 0, &out));
+    assert_int_equal(out.stop.kind, round % 5 == 0 ? LS_STOP_TIMEOUT
+                                    : round % 2    ? LS_STOP_FAULT
+                                                   : LS_STOP_EXIT);
+    load(one, "0f 05");
+    must(run(one, &state, 0, 0, &out));
+    if (ls_executor_stops_syscalls(one->executor))
+      assert_int_equal(out.stop.kind, LS_STOP_SYSCALL);
+  }
+  for (int i = 0; i < 3; i++)
+    guest_close(&g[i]);
+}
+
+static void *thread_main(void *slot) {
+  uintptr_t bad = 0;
+  for (int round = 0; round < 20; round++) {
+    guest g = {.image = ls_image_create()};
+    ls_layout_default(&g.layout, *(unsigned *)slot);
+    if (ls_executor_create(LS_SIGNAL, &g.layout, NULL, &g.executor, NULL))
+      return (void *)1;
+    ls_state state;
+    ls_outcome out;
+    fill(&state);
+    for (int i = 0; i < 200; i++) {
+      ls_instruction in = {.length = 2, .bytes = {0x0f, 0x0b}, .next = LS_NONE, .jump = LS_NONE};
+      if (i % 4)
+        in = (ls_instruction){.length = 1, .bytes = {0x90}, .next = LS_NONE, .jump = LS_NONE};
+      ls_program p = {.instructions = &in, .count = 1};
+      ls_run r = {.state = &state};
+      bad += ls_image_build(g.image, &p, &g.layout, NULL) || ls_executor_load(g.executor, g.image, NULL) ||
+             ls_executor_run(g.executor, &r, &out, NULL) ||
+             out.stop.kind != (i % 4 ? LS_STOP_EXIT : LS_STOP_FAULT) ||
+             memcmp(out.state.zmm, state.zmm, sizeof state.zmm) || out.state.gpr[LS_RSP] != state.gpr[LS_RSP];
+    }
+    if (round % 2)
+      ls_thread_release();
+    guest_close(&g);
+  }
+  return (void *)bad;
+}
+
+static void threads(void **unused) {
+  (void)unused;
+  pthread_t thread[4];
+  unsigned slots[4];
+  for (unsigned i = 0; i < 4; i++) {
+    slots[i] = 10 + i;
+    pthread_create(&thread[i], NULL, thread_main, &slots[i]);
+  }
+  for (int i = 0; i < 4; i++) {
+    void *bad;
+    pthread_join(thread[i], &bad);
+    assert_null(bad);
+  }
+}
+
+static int run_in_child(guest *g, const ls_state *state) {
+  static const char *const codes[] = {"90", "0f 0b", "eb fe", "0f 05", "c6 00 01"};
+  static const ls_stop_kind kinds[] = {LS_STOP_EXIT, LS_STOP_FAULT, LS_STOP_TIMEOUT, LS_STOP_SYSCALL,
+                                       LS_STOP_EXIT};
+  ls_outcome out;
+  for (int i = 0; i < 5; i++) {
+    load(g, codes[i]);
+    if (run(g, state, 0, 0, &out) || out.stop.kind != kinds[i])
+      return 1 + i;
+  }
+  return 0;
+}
+
+static void fork_makes_it_the_childs(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  fill(&state);
+  state.gpr[LS_RAX] = DATA;
+  load(&g, "90");
+  ls_outcome out;
+  must(run(&g, &state, 0, 0, &out));
+  pid_t child = fork();
+  if (!child)
+    _exit(run_in_child(&g, &state));
+  int status;
+  waitpid(child, &status, 0);
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0);
+  assert_int_equal(*(uint8_t *)ls_executor_memory(g.executor, DATA_WINDOW), 0);
+  assert_int_equal(run_in_child(&g, &state), 0);
+  guest_close(&g);
+}
+
+static void addresses(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  assert_int_equal(ls_address_faults(g.executor, 0, 8), 1);
+  assert_int_equal(ls_address_faults(g.executor, 0x7000000000000000, 64), 1);
+  assert_int_equal(ls_address_faults(g.executor, (uintptr_t)&g, 8), 0);
+  assert_int_equal(ls_address_faults(g.executor, DATA, 8), 0);
+  assert_int_equal(ls_address_faults(g.executor, DATA + 0x2000, 8), 1);
+  assert_int_equal(ls_address_faults(g.executor, DATA + 0x1ffc, 8), 0);
+  assert_int_equal(ls_address_faults(g.executor, g.layout.gate, 1), 0);
+  assert_int_equal(ls_address_faults(g.executor, g.layout.gate - 1, 1), 1);
+  guest_close(&g);
+}
+
+static void a_taken_address_is_an_error(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  ls_executor *second = NULL;
+  ls_layout other;
+  ls_layout_default(&other, 1);
+  other.gate = g.layout.gate;
+  assert_int_equal(ls_executor_create(LS_SIGNAL, &other, NULL, &second, &error), LS_ERR_ADDRESS);
+  assert_int_equal(
+      ls_executor_create(LS_SIGNAL, &other, &(ls_options){.interrupt_signal = SIGSEGV}, &second, &error),
+      LS_ERR_ARGUMENT);
+  guest_close(&g);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_teardown(any_stack_pointer_and_flags, close_all),
+      cmocka_unit_test_teardown(registers_go_both_ways, close_all),
+      cmocka_unit_test_teardown(known_answers, close_all),
+      cmocka_unit_test_teardown(interrupts_change_nothing, close_all),
+      cmocka_unit_test_teardown(every_fault, close_all),
+      cmocka_unit_test_teardown(trap_at_the_gate, close_all),
+      cmocka_unit_test_teardown(system_calls_are_stopped, close_all),
+      cmocka_unit_test_teardown(bad_states_are_refused, close_all),
+      cmocka_unit_test_teardown(steps, close_all),
+      cmocka_unit_test_teardown(host_faults_reach_the_host, close_all),
+      cmocka_unit_test_teardown(default_action_still_kills, close_all),
+      cmocka_unit_test_teardown(everything_is_given_back, close_all),
+      cmocka_unit_test_teardown(signals_sent_by_the_host, close_all),
+      cmocka_unit_test_teardown(host_handlers_may_call_the_kernel, close_all),
+      cmocka_unit_test_teardown(several_executors_in_a_thread, close_all),
+      cmocka_unit_test_teardown(threads, close_all),
+      cmocka_unit_test_teardown(fork_makes_it_the_childs, close_all),
+      cmocka_unit_test_teardown(addresses, close_all),
+      cmocka_unit_test_teardown(a_taken_address_is_an_error, close_all),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
