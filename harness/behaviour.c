@@ -1,6 +1,5 @@
 #include "behaviour.h"
 
-#include <signal.h>
 #include <xxhash.h>
 
 #include "scan.h"
@@ -43,11 +42,6 @@ void behaviour_forms(const testcase *test, const oracle_result *result,
   }
 }
 
-static void count_form(form_id form, void *context) {
-  uint8_t *counters = context;
-  counters[form % BEHAVIOUR_FORMS] = 1;
-}
-
 static uint32_t window_of(uint64_t address) {
   const ls_layout *layout = testcase_layout();
   for (uint32_t i = 0; i < layout->window_count; i++)
@@ -56,37 +50,30 @@ static uint32_t window_of(uint64_t address) {
   return LS_NONE;
 }
 
-static form_id stop_form(const testcase *test, const ls_stop *stop) {
-  if (stop->instruction >= test->count)
-    return FORM_NONE;
-  const ls_instruction *in = &test->instructions[stop->instruction];
-  return scan(in->bytes, in->length).form;
-}
-
-static void note_access(const testcase *test, uint8_t *counters) {
+static void note_accesses(const testcase *test, uint8_t *table) {
   for (uint32_t i = 0; i < test->count; i++) {
-    const ls_instruction *in = &test->instructions[i];
-    uint16_t access = scan(in->bytes, in->length).access;
+    uint16_t access = scan(test->instructions[i].bytes, test->instructions[i].length).access;
     if (access)
-      counters[hash_of(access, 0, 0) % BEHAVIOUR_ACCESS] = 1;
+      table[hash_of(access, 0, 0) % BEHAVIOUR_ACCESS] = 1;
   }
 }
 
 void behaviour_note(const testcase *test, const oracle_result *result, uint8_t *counters) {
   const ls_stop *stop = &result->reference.stop;
-  uint64_t flags = result->reference.state.rflags & STATUS_FLAGS;
-  form_id form = stop_form(test, stop);
-  behaviour_forms(test, result, count_form, counters);
-  counters += BEHAVIOUR_FORMS;
+  uint8_t *stops = counters, *faults = stops + BEHAVIOUR_STOPS, *flags = faults + BEHAVIOUR_FAULTS;
+  uint64_t mnemonic = 0, category = 0;
+  if (stop->instruction < test->count) {
+    const ls_instruction *in = &test->instructions[stop->instruction];
+    form_id form = scan(in->bytes, in->length).form;
+    mnemonic = form == FORM_NONE ? 0 : form_decoded(form)->instruction.mnemonic;
+    category = form == FORM_NONE ? 0 : form_decoded(form)->instruction.meta.category;
+  }
+  stops[hash_of(mnemonic, stop->kind, stop->part) % BEHAVIOUR_STOPS] = 1;
   if (stop->kind == LS_STOP_FAULT)
-    counters[hash_of(form, (uint64_t)stop->signal, (uint64_t)stop->code) % BEHAVIOUR_FAULTS] = 1;
-  counters += BEHAVIOUR_FAULTS;
+    faults[hash_of(category, (uint64_t)stop->signal << 8 | (uint64_t)stop->code,
+                   (uint64_t)window_of(stop->address) << 1 | (stop->address % 8 != 0)) %
+           BEHAVIOUR_FAULTS] = 1;
   if (stop->kind == LS_STOP_EXIT)
-    counters[hash_of(form, flags, 0) % BEHAVIOUR_FLAGS] = 1;
-  counters += BEHAVIOUR_FLAGS;
-  counters[hash_of((uint64_t)stop->kind << 8 | (uint64_t)stop->part, window_of(stop->address),
-                   stop->address % 64) %
-           BEHAVIOUR_STOPS] = 1;
-  counters += BEHAVIOUR_STOPS;
-  note_access(test, counters);
+    flags[hash_of(category, result->reference.state.rflags & STATUS_FLAGS, 0) % BEHAVIOUR_FLAGS] = 1;
+  note_accesses(test, flags + BEHAVIOUR_FLAGS);
 }

@@ -10,6 +10,7 @@ enum { RSP_BIT = 1 << LS_RSP };
 typedef struct filling {
   frame *f;
   group *g;
+  form_id form;
   const form_traits *traits;
   const form_example *example;
   ZydisEncoderRequest request;
@@ -30,5 +31,8 @@ bool meet_implicit(filling *x);
 
 /* An address at which an access faults (or, at the edge of a window, may). */
 uint64_t bad_address(rng *r);
+
+/* In the parts of the stack that RSP does not reach, so that no return address lies there. */
+uint64_t quiet_stack_address(rng *r, uint32_t size, uint32_t align);
 
 #endif

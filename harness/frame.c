@@ -1,8 +1,58 @@
-/* The initial state and memory of a new program, and which of its registers addresses are made of. */
+/* Where addresses can point; the initial state and memory of a new program, and which of its registers
+ * addresses are made of. */
 #include <string.h>
 
+#include "filling.h"
 #include "generator.h"
 #include "values.h"
+
+uint64_t address_in(rng *r, unsigned window, uint32_t size, uint32_t align) {
+  const ls_window *w = &testcase_layout()->windows[window];
+  uint64_t end = w->size - (window == TESTCASE_STACK ? LS_CONTROL_SIZE : 0);
+  uint64_t room = end > size ? end - size : 0;
+  uint64_t offset;
+  switch (rng_below(r, 8)) {
+  case 0: /* at an end of the window */
+    offset = rng_next(r) & 1 ? room : 0;
+    break;
+  case 1: /* across or at the edge between its two pages */
+    offset = w->size > LS_PAGE ? LS_PAGE - rng_below(r, size + 1) : room / 2;
+    break;
+  default:
+    offset = rng_below(r, (uint32_t)room + 1);
+  }
+  return w->address + (offset & ~(uint64_t)(align - 1));
+}
+
+uint64_t quiet_stack_address(rng *r, uint32_t size, uint32_t align) {
+  const ls_window *w = &testcase_layout()->windows[TESTCASE_STACK];
+  uint64_t offset = rng_below(r, 1024 - size % 1024);
+  offset += rng_next(r) & 1 ? 0 : w->size - 1152;
+  return w->address + (offset & ~(uint64_t)(align - 1));
+}
+
+uint64_t bad_address(rng *r) {
+  const ls_layout *layout = testcase_layout();
+  const ls_window *w = &layout->windows[TESTCASE_DATA + rng_below(r, TESTCASE_WINDOWS - TESTCASE_DATA)];
+  switch (rng_below(r, 8)) {
+  case 0:
+    return rng_below(r, 4096);
+  case 1:
+    return w->address - 1 - rng_below(r, 64);
+  case 2:
+    return w->address + w->size + rng_below(r, 4000);
+  case 3:
+    return w->address + w->size - 1 + rng_below(r, 2); /* the access may straddle the edge */
+  case 4:
+    return 0x0000800000000000 + rng_below(r, 4096); /* not canonical */
+  case 5:
+    return rng_next(r) | 0x8000000000000000;
+  case 6:
+    return 0xffff800000000000 + rng_below(r, 4096);
+  default:
+    return 0x0000700000000000 ^ (rng_next(r) & 0xffff000);
+  }
+}
 
 void frame_warm(frame *f) {
   uint64_t random = rng_next(f->r);
@@ -35,7 +85,8 @@ static void make_known(frame *f, ls_state *state) {
 
 static void vary_x87(rng *r, ls_state *state) {
   state->fcw = rng_next(r) & 1 ? 0x37f : value_fcw(r);
-  state->fsw = (uint16_t)(rng_below(r, 8) << 11 | (rng_next(r) & 0x4700));
+  uint64_t random = rng_next(r); /* TOP and the condition codes */
+  state->fsw = (uint16_t)(random & 0x7f00);
   state->ftw = (uint8_t)(rng_next(r) & rng_next(r));
   for (unsigned i = 0; i < 8; i++)
     value_extended(r, state->st[i]);

@@ -317,24 +317,6 @@ static void close_level(builder *b, level *l) {
   }
 }
 
-static void loop_end(builder *b, unsigned counter, group *g) {
-  rng *r = b->f.r;
-  uint8_t rex = (uint8_t)(0x48 | counter >> 3), low = counter & 7;
-  group_clear(g);
-  if (counter == LS_RCX && rng_next(r) & 1) {
-    group_branch(g, (const uint8_t[]){0xe2}, 1, 1); /* loop */
-    return;
-  }
-  if (rng_next(r) & 1)
-    group_add(g, (const uint8_t[]){rex, 0xff, 0xc8 | low}, 3); /* dec */
-  else
-    group_add(g, (const uint8_t[]){rex, 0x83, 0xe8 | low, 1}, 4); /* sub */
-  if (rng_next(r) & 1)
-    group_branch(g, (const uint8_t[]){0x75}, 1, 1);
-  else
-    group_branch(g, (const uint8_t[]){0x0f, 0x85}, 2, 4);
-}
-
 /* A counter, a body of a few groups, and a conditional branch back. */
 static bool append_loop(builder *b, level *outer) {
   rng *r = b->f.r;
@@ -357,7 +339,7 @@ static bool append_loop(builder *b, level *outer) {
   b->f.kept = saved.kept;
   b->f.balanced = saved.balanced;
   close_level(b, &inner);
-  loop_end(b, counter, &g);
+  group_loop_end(b->f.r, counter, &g);
   append(b, &g);
   b->test->instructions[b->test->count - 1].jump = head;
   return true;

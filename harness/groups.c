@@ -53,6 +53,23 @@ void group_branch(group *g, const uint8_t *opcode, unsigned length, unsigned fie
   in->field_size = (uint8_t)field_size;
 }
 
+void group_loop_end(rng *r, unsigned counter, group *g) {
+  uint8_t rex = (uint8_t)(0x48 | counter >> 3), low = counter & 7;
+  group_clear(g);
+  if (counter == LS_RCX && rng_next(r) & 1) {
+    group_branch(g, (const uint8_t[]){0xe2}, 1, 1); /* loop */
+    return;
+  }
+  if (rng_next(r) & 1)
+    group_add(g, (const uint8_t[]){rex, 0xff, 0xc8 | low}, 3); /* dec */
+  else
+    group_add(g, (const uint8_t[]){rex, 0x83, 0xe8 | low, 1}, 4); /* sub */
+  if (rng_next(r) & 1)
+    group_branch(g, (const uint8_t[]){0x75}, 1, 1);
+  else
+    group_branch(g, (const uint8_t[]){0x0f, 0x85}, 2, 4);
+}
+
 /* ---- Subroutines ------------------------------------------------------------------------------------- */
 
 static void push_pop(group *g, unsigned gpr, bool pop) {

@@ -1,5 +1,7 @@
 #include <string.h>
 
+#include <xxhash.h>
+
 #include "forms.h"
 #include "import.h"
 #include "import_repair.h"
@@ -84,10 +86,9 @@ static void set_field(ls_instruction *instruction, ls_field field, uint8_t offse
   instruction->field_size = bits / 8;
 }
 
-/* Code that is linked to a fixed address has addresses of tables in its displacements: above 4 MiB, where
- * linkers put programs, and never what an offset in a structure or a stack frame looks like. */
+/* Is the displacement the address of a table? */
 static bool absolute_table(const ZydisDecodedInstruction *decoded) {
-  return decoded->raw.disp.size == 32 && decoded->raw.disp.value >= 0x400000;
+  return decoded->raw.disp.size == 32 && decoded->raw.disp.value >= IMPORT_LINKED_MIN;
 }
 
 /* A memory operand without registers, or with RIP, or with an index and a displacement that was the address
@@ -185,6 +186,8 @@ static import_status cut_block(cutter *cut, import_report *report) {
 
 /* ---- Initial values ---------------------------------------------------------------------------------- */
 
+enum { ARITHMETIC_FLAGS = 0x8d5 }; /* CF PF AF ZF SF OF */
+
 /* Which general registers are read as a base, or as an index, before the block writes them. */
 typedef struct roles {
   uint32_t base, index;
@@ -229,10 +232,10 @@ static uint64_t plain_value(rng *r, unsigned attempt) {
   return attempt % 4 == 1 ? rng_below(r, 0x10000) : rng_next(r) >> rng_below(r, 64);
 }
 
-static void initial_values(testcase *test, unsigned attempt) {
+static void initial_values(testcase *test, uint64_t seed, unsigned attempt) {
   const ls_layout *layout = testcase_layout();
   roles found = roles_of(test);
-  rng r = {attempt};
+  rng r = {seed + attempt};
   for (unsigned reg = 0; reg < 16; reg++) {
     uint64_t place = 2048 + 64 * ((reg * 5 + attempt) % 32);
     if (found.base >> reg & 1)
@@ -243,7 +246,8 @@ static void initial_values(testcase *test, unsigned attempt) {
   test->state.gpr[LS_RSP] = layout->windows[TESTCASE_STACK].address + 2048;
   if (found.base >> LS_RBP & 1)
     test->state.gpr[LS_RBP] = layout->windows[TESTCASE_STACK].address + 2048 + 512;
-  test->vectors = (uint8_t)(attempt < 8 ? 1 + attempt : 0);
+  test->state.rflags |= rng_next(&r) & ARITHMETIC_FLAGS;
+  test->vectors = (uint8_t)(attempt < 8 ? 1 + rng_below(&r, 255) : 0);
   testcase_vectors(test->vectors, &test->state);
   test->fill[TESTCASE_DATA] = attempt % 4 == 0 ? 2 : 0; /* small integers, or zero */
 }
@@ -263,7 +267,7 @@ import_status import_attempt(testcase *test, const uint8_t *code, size_t size, u
     return report->status;
   }
   testcase_normalise(test);
-  initial_values(test, attempt);
+  initial_values(test, XXH3_64bits(code, size), attempt);
   test->cpu = testcase_cpu();
   testcase_normalise(test);
   return IMPORT_OK;
@@ -271,7 +275,7 @@ import_status import_attempt(testcase *test, const uint8_t *code, size_t size, u
 
 /* ---- Trying in the reference ------------------------------------------------------------------------- */
 
-enum { REPAIRS_MAX = 96, FUEL = 256, LIMIT_MS = 100 };
+enum { REPAIRS_MAX = 96, SLOW_MAX = 4, FUEL = 256, LIMIT_MS = 50 };
 
 typedef struct trial {
   ls_executor *reference;
@@ -318,11 +322,18 @@ static bool trial_trace(trial *t, const testcase *test, ls_stop *stop) {
   return trial_run(t, test, TRACE_MAX, stop);
 }
 
+/* A repair may have changed the program too. */
+static bool trial_load(trial *t, const testcase *test) {
+  ls_program program = testcase_program(test);
+  return ls_image_build(t->image, &program, testcase_layout(), &t->report->error) == LS_OK &&
+         ls_executor_load(t->reference, t->image, &t->report->error) == LS_OK;
+}
+
 /* Runs and repairs until the test leaves over a link or nothing helps any more. */
 static bool trial_attempt(trial *t, testcase *test, unsigned attempt, ls_stop *stop) {
   for (unsigned repair = 0; repair < REPAIRS_MAX; repair++) {
     ls_stop traced;
-    if (!trial_run(t, test, 0, stop))
+    if (!trial_load(t, test) || !trial_run(t, test, 0, stop))
       return false;
     if (stop->kind != LS_STOP_FAULT)
       return true;
@@ -341,7 +352,7 @@ static bool trial_enrich(trial *t, testcase *test) {
   richer = *test;
   for (unsigned window = TESTCASE_DATA; window < TESTCASE_WINDOWS; window++)
     if (richer.fill[window] == 0)
-      richer.fill[window] = 8;
+      richer.fill[window] = (uint8_t)(8 + (test->state.rflags & 0xf8)); /* a mixture of all kinds of values */
   if (richer.vectors == 0) {
     richer.vectors = 16;
     testcase_vectors(richer.vectors, &richer.state);
@@ -363,11 +374,13 @@ static uint32_t progress(const ls_stop *stop) {
 static bool trial_all(trial *t, testcase *test, const uint8_t *code, size_t size) {
   static testcase candidate;
   import_report ignored;
-  for (unsigned attempt = 0; attempt < IMPORT_ATTEMPTS; attempt++) {
+  unsigned slow = 0;
+  for (unsigned attempt = 0; attempt < IMPORT_ATTEMPTS && slow < SLOW_MAX; attempt++) {
     ls_stop stop;
     import_attempt(&candidate, code, size, attempt, &ignored);
     if (!trial_attempt(t, &candidate, attempt, &stop))
       return false;
+    slow += stop.kind != LS_STOP_FAULT; /* a loop, which other values seldom end */
     if (attempt > 0 && progress(&stop) <= progress(&t->report->stop))
       continue;
     *test = candidate;
@@ -383,12 +396,10 @@ import_status import_block(testcase *test, const uint8_t *code, size_t size, ls_
   static trial t;
   if (import_attempt(test, code, size, 0, report) != IMPORT_OK || reference == NULL)
     return report->status;
-  ls_program program = testcase_program(test);
   t.reference = reference;
   t.report = report;
   t.image = ls_image_create();
-  if (t.image == NULL || ls_image_build(t.image, &program, testcase_layout(), &report->error) != LS_OK ||
-      ls_executor_load(reference, t.image, &report->error) != LS_OK || !trial_all(&t, test, code, size))
+  if (t.image == NULL || !trial_all(&t, test, code, size))
     report->status = IMPORT_SYSTEM;
   report->ran = report->status == IMPORT_OK;
   ls_image_destroy(t.image);

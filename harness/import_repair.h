@@ -11,7 +11,12 @@ static inline int general_number(ZydisRegister reg) {
   return number >= 0 && number < 16 ? number : -1;
 }
 
-enum { TRACE_MAX = 512 };
+enum {
+  TRACE_MAX = 512,
+  /* Code that is linked to a fixed address has addresses of its data in displacements and immediates: above
+   * 4 MiB, where linkers put programs, and never what an offset in a structure or a frame looks like. */
+  IMPORT_LINKED_MIN = 0x400000
+};
 
 /* What ran before a fault: the general registers before each instruction, and which it was. */
 typedef struct trace_step {
@@ -25,7 +30,8 @@ typedef struct trace {
   trace_step steps[TRACE_MAX];
 } trace;
 
-/* Changes one initial value of `test` (a register, or a cell of memory) so that the last instruction of the
+/* Changes one initial value of `test` (a register, a cell of memory, or an immediate that was an
+ * address) so that the last instruction of the
  * trace does not fault again the way `stop` says. `place` chooses among the places in a window. False if no
  * value was found that would help. */
 bool repair_fault(testcase *test, const trace *path, const ls_stop *stop, unsigned place);

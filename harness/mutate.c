@@ -130,9 +130,13 @@ static bool room_for(const generator *gen, const testcase *test, uint32_t count)
 static bool make_random_group(generator *gen, rng *r, testcase *test, group *g) {
   frame f;
   frame_read(&f, r, test);
-  if (rng_one_in(r, 50))
+  bool faults = rng_below(r, 300) < gen->options.fault_percent;
+  form_id form = faults ? generator_pick(gen, r, LIST_FAULT) : FORM_NONE;
+  if (form != FORM_NONE && group_make(&f, form, &gen->traits[form], g))
+    return true;
+  if (faults)
     f.intent = INTENT_BAD_ADDRESS;
-  form_id form = generator_group(gen, &f, true, false, g);
+  form = generator_group(gen, &f, true, false, g);
   generator_used(gen, form);
   return form != FORM_NONE;
 }
@@ -286,12 +290,14 @@ static void mutate_gpr(rng *r, testcase *test) {
 }
 
 static void mutate_vector(rng *r, testcase *test) {
-  if (rng_one_in(r, 4))
-    test->state.k[rng_below(r, 8)] = value_integer(r);
-  else if (rng_next(r) & 1)
-    value_lanes(r, test->state.zmm[rng_below(r, 32)], 64);
+  uint32_t draw = rng_below(r, 8), number = rng_below(r, draw & 1 ? 32 : 16);
+  uint8_t *vector = test->state.zmm[number];
+  if (draw < 2)
+    test->state.k[number % 8] = value_integer(r);
+  else if (draw < 5)
+    value_lanes(r, vector, 64);
   else
-    value_lanes(r, test->state.zmm[rng_below(r, 16)] + 8 * rng_below(r, 8), 8);
+    value_lanes(r, vector + 8 * rng_below(r, 8), 8);
 }
 
 static void mutate_patch(rng *r, testcase *test) {
@@ -313,6 +319,7 @@ static void mutate_patch(rng *r, testcase *test) {
 
 static bool mutate_value(rng *r, testcase *test) {
   ls_state *state = &test->state;
+  unsigned window;
   switch (rng_below(r, 12)) {
   case 0:
   case 1:
@@ -337,7 +344,8 @@ static bool mutate_value(rng *r, testcase *test) {
     value_extended(r, state->st[rng_below(r, 8)]);
     break;
   case 10:
-    test->fill[TESTCASE_DATA + rng_below(r, TESTCASE_WINDOWS - TESTCASE_DATA)] = (uint8_t)rng_next(r);
+    window = TESTCASE_DATA + rng_below(r, TESTCASE_WINDOWS - TESTCASE_DATA);
+    test->fill[window] = (uint8_t)rng_next(r);
     break;
   default:
     mutate_patch(r, test);

@@ -129,79 +129,78 @@ static ZydisRegister choose_register(filling *x, const ZydisDecodedOperand *op) 
 
 /* ---- Addresses --------------------------------------------------------------------------------------- */
 
-uint64_t address_in(rng *r, unsigned window, uint32_t size, uint32_t align) {
-  const ls_window *w = &testcase_layout()->windows[window];
-  uint64_t end = w->size - (window == TESTCASE_STACK ? LS_CONTROL_SIZE : 0);
-  uint64_t room = end > size ? end - size : 0;
-  uint64_t offset;
-  switch (rng_below(r, 8)) {
-  case 0: /* at an end of the window */
-    offset = rng_next(r) & 1 ? room : 0;
-    break;
-  case 1: /* across or at the edge between its two pages */
-    offset = w->size > LS_PAGE ? LS_PAGE - rng_below(r, size + 1) : room / 2;
-    break;
-  default:
-    offset = rng_below(r, (uint32_t)room + 1);
-  }
-  return w->address + (offset & ~(uint64_t)(align - 1));
-}
-
-/* The part of the stack that RSP does not reach. */
-static uint64_t quiet_stack(rng *r, uint32_t size, uint32_t align) {
-  const ls_window *w = &testcase_layout()->windows[TESTCASE_STACK];
-  uint64_t offset = rng_below(r, 1024 - size % 1024) + (rng_next(r) & 1 ? 0 : w->size - 1152);
-  return w->address + (offset & ~(uint64_t)(align - 1));
-}
-
 static uint32_t power_below(uint32_t size) {
   return size == 0 ? 1 : size >= 64 ? 64 : 1u << (31 - __builtin_clz(size));
 }
 
-uint64_t bad_address(rng *r) {
-  const ls_layout *layout = testcase_layout();
-  const ls_window *w = &layout->windows[TESTCASE_DATA + rng_below(r, TESTCASE_WINDOWS - TESTCASE_DATA)];
-  switch (rng_below(r, 8)) {
-  case 0:
-    return rng_below(r, 4096);
-  case 1:
-    return w->address - 1 - rng_below(r, 64);
-  case 2:
-    return w->address + w->size + rng_below(r, 4000);
-  case 3:
-    return w->address + w->size - 1 + rng_below(r, 2); /* the access may straddle the edge */
-  case 4:
-    return 0x0000800000000000 + rng_below(r, 4096); /* not canonical */
-  case 5:
-    return rng_next(r) | 0x8000000000000000;
-  case 6:
-    return 0xffff800000000000 + rng_below(r, 4096);
-  default:
-    return 0x0000700000000000 ^ (rng_next(r) & 0xffff000);
+static bool is_written(const ZydisDecodedOperand *op) {
+  return (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+}
+
+/* Does the operand's access at `target` stay in the data window or, if it is only read, the constant one? */
+static bool is_inside(const filling *x, const ZydisDecodedOperand *op, uint64_t target) {
+  uint32_t size = op->size / 8 + x->extent;
+  for (unsigned w = TESTCASE_DATA; w <= (is_written(op) ? TESTCASE_DATA : TESTCASE_CONST); w++) {
+    const ls_window *window = &testcase_layout()->windows[w];
+    if (target >= window->address && target - window->address + size <= window->size)
+      return true;
   }
+  return false;
+}
+
+/* Locked, and not of the instructions that fault if misaligned: must not cross a cache line whatever the
+ * intent, since that locks the bus, and kernels may punish it. */
+static bool is_locked(const filling *x) {
+  return (x->traits->flags & (TRAIT_ALIGNED | TRAIT_STRICT)) == TRAIT_ALIGNED;
+}
+
+static uint32_t alignment(filling *x, const ZydisDecodedOperand *op) {
+  if (x->traits->flags & TRAIT_STRICT && op->size > 512)
+    return 64;
+  bool aligned = x->traits->flags & TRAIT_ALIGNED || rng_next(x->f->r) & 1;
+  return aligned ? power_below(op->size / 8) : 1;
+}
+
+/* At or near an address used before in this program, so that accesses overlap. 0 if that is no good. */
+static uint64_t recent_target(filling *x, const ZydisDecodedOperand *op, uint32_t align) {
+  rng *r = x->f->r;
+  uint64_t target = x->f->recent[rng_below(r, 4)];
+  if (rng_next(r) & 1)
+    target += rng_below(r, 32) - 16ull;
+  target &= ~(uint64_t)(align - 1);
+  return is_inside(x, op, target) ? target : 0;
+}
+
+static uint64_t wrong_target(filling *x, const ZydisDecodedOperand *op, uint32_t align) {
+  rng *r = x->f->r;
+  uint32_t size = op->size / 8 + x->extent, natural = power_below(op->size / 8);
+  if (x->f->intent == INTENT_BAD_ADDRESS)
+    return bad_address(r) & ~(uint64_t)(is_locked(x) ? natural - 1 : 0);
+  if (x->f->intent == INTENT_CONST_WRITE)
+    return address_in(r, TESTCASE_CONST, size, align);
+  uint32_t line = is_locked(x) ? 64 : natural;
+  uint64_t aligned = address_in(r, TESTCASE_DATA, size + line, line);
+  return aligned + 1 + rng_below(r, natural - 1);
 }
 
 static uint64_t choose_target(filling *x, const ZydisDecodedOperand *op) {
   frame *f = x->f;
   rng *r = f->r;
-  uint32_t size = op->size / 8 + x->extent;
-  uint32_t natural = power_below(op->size / 8);
-  bool written = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-  uint32_t align = x->traits->flags & TRAIT_ALIGNED || rng_next(r) & 1 ? natural : 1;
-  if (x->traits->flags & TRAIT_STRICT && op->size > 512)
-    align = 64;
+  uint32_t align = alignment(x, op), size = op->size / 8 + x->extent;
   if (x->target)
     return x->target;
-  if (f->intent == INTENT_BAD_ADDRESS)
-    return bad_address(r);
-  if (f->intent == INTENT_CONST_WRITE)
-    return address_in(r, TESTCASE_CONST, size, align);
-  if (f->intent == INTENT_MISALIGNED && natural > 1)
-    return address_in(r, TESTCASE_DATA, size + natural, natural) + 1 + rng_below(r, natural - 1);
+  bool misaligned = f->intent == INTENT_MISALIGNED && op->size > 8;
+  if (f->intent == INTENT_BAD_ADDRESS || f->intent == INTENT_CONST_WRITE || misaligned)
+    return wrong_target(x, op, align);
+  uint64_t target = rng_percent(r, 30) ? recent_target(x, op, align) : 0;
+  if (target)
+    return target;
   uint32_t draw = rng_below(r, 100);
   if (draw < 12)
-    return quiet_stack(r, size, align);
-  return address_in(r, !written && draw < 35 ? TESTCASE_CONST : TESTCASE_DATA, size, align);
+    return quiet_stack_address(r, size, align);
+  target = address_in(r, !is_written(op) && draw < 35 ? TESTCASE_CONST : TESTCASE_DATA, size, align);
+  f->recent[rng_below(r, 4)] = target;
+  return target;
 }
 
 static bool fits32(int64_t value) {
@@ -212,13 +211,14 @@ static uint16_t usable(const filling *x) {
   return (uint16_t)(x->f->known & ~x->g->dirty & ~RSP_BIT);
 }
 
-/* Bases first and last resort: what a 32-bit displacement reaches. */
+/* What a 32-bit displacement reaches by itself. */
 static void address_absolute(ZydisEncoderOperand *op, uint64_t target) {
   op->mem.base = op->mem.index = ZYDIS_REGISTER_NONE;
   op->mem.scale = 0;
   op->mem.displacement = (int64_t)target;
 }
 
+/* A register loaded for the purpose. */
 static bool address_loaded(filling *x, ZydisEncoderOperand *op, uint64_t target) {
   uint32_t gpr = frame_scratch(x->f, x->g->dirty);
   if (gpr == LS_NONE)
@@ -284,19 +284,11 @@ static bool shape_address(filling *x, ZydisEncoderOperand *op, uint64_t target) 
 static uint64_t near_target(filling *x, const ZydisDecodedOperand *op, uint32_t base) {
   frame *f = x->f;
   uint64_t target = f->value[base];
-  uint32_t size = op->size / 8 + x->extent, natural = power_below(op->size / 8);
-  bool written = (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
   if (rng_next(f->r) & 1)
     target += rng_below(f->r, 256) - 128ull;
   if (x->traits->flags & TRAIT_ALIGNED)
-    target &= ~(uint64_t)(natural - 1);
-  const ls_layout *layout = testcase_layout();
-  for (unsigned w = TESTCASE_DATA; w < (written ? TESTCASE_CONST : TESTCASE_STACK); w++) {
-    const ls_window *window = &layout->windows[w];
-    if (target >= window->address && target - window->address + size <= window->size)
-      return target;
-  }
-  return 0;
+    target &= ~(uint64_t)(alignment(x, op) - 1);
+  return is_inside(x, op, target) ? target : 0;
 }
 
 static bool address_near(filling *x, const ZydisDecodedOperand *decoded, ZydisEncoderOperand *op) {
@@ -314,8 +306,7 @@ static bool address_near(filling *x, const ZydisDecodedOperand *decoded, ZydisEn
 /* [rsp+d]: RSP is near the middle of the stack, but where exactly is not known, so only for what needs no
  * alignment; and not for writes where a return address lies there. */
 static bool address_stack(filling *x, const ZydisDecodedOperand *decoded, ZydisEncoderOperand *op) {
-  bool written = (decoded->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
-  if (x->traits->flags & TRAIT_ALIGNED || decoded->size > 512 || (written && x->f->balanced))
+  if (x->traits->flags & TRAIT_ALIGNED || decoded->size > 512 || (is_written(decoded) && x->f->balanced))
     return false;
   op->mem.base = ZYDIS_REGISTER_RSP;
   op->mem.index = ZYDIS_REGISTER_NONE;
@@ -428,7 +419,7 @@ static bool fill_operands(filling *x) {
 static bool patch_offset(filling *x, ls_instruction *in) {
   const ZydisDecodedInstruction *example = &x->example->instruction;
   uint8_t length;
-  const uint8_t *bytes = form_bytes(x->traits ? form_of(example, x->example->operands) : 0, &length);
+  const uint8_t *bytes = form_bytes(x->form, &length);
   unsigned size = example->raw.disp.size / 8;
   if (size < 4 || (size == 4 && x->target > UINT32_MAX))
     return false;
@@ -448,10 +439,26 @@ static bool has_offset_operand(const form_example *example) {
   return false;
 }
 
+/* Prefixes that change nothing but which exception a bad address raises (SS: #SS), and hints. */
+static void add_prefix(filling *x) {
+  static const uint64_t segments[] = {ZYDIS_ATTRIB_HAS_SEGMENT_SS, ZYDIS_ATTRIB_HAS_SEGMENT_DS,
+                                      ZYDIS_ATTRIB_HAS_SEGMENT_ES, ZYDIS_ATTRIB_HAS_SEGMENT_CS};
+  const ZydisDecodedInstruction *in = &x->example->instruction;
+  uint32_t draw = rng_below(x->f->r, 32);
+  if (draw == 0 && x->traits->flags & TRAIT_MEMORY && in->attributes & ZYDIS_ATTRIB_ACCEPTS_SEGMENT &&
+      !(x->request.prefixes & ZYDIS_ATTRIB_HAS_SEGMENT))
+    x->request.prefixes |= segments[rng_below(x->f->r, 4)];
+  if (draw < 3 && in->attributes & ZYDIS_ATTRIB_ACCEPTS_BRANCH_HINTS &&
+      !(x->request.prefixes & (ZYDIS_ATTRIB_HAS_BRANCH_TAKEN | ZYDIS_ATTRIB_HAS_BRANCH_NOT_TAKEN)))
+    x->request.prefixes |=
+        rng_next(x->f->r) & 1 ? ZYDIS_ATTRIB_HAS_BRANCH_TAKEN : ZYDIS_ATTRIB_HAS_BRANCH_NOT_TAKEN;
+}
+
 static bool encode_main(filling *x, ls_instruction *in) {
   if (has_offset_operand(x->example))
     return patch_offset(x, in);
   ZyanUSize length = sizeof in->bytes;
+  add_prefix(x);
   if (!ZYAN_SUCCESS(ZydisEncoderEncodeInstruction(&x->request, in->bytes, &length)))
     return false;
   in->length = (uint8_t)length;
@@ -504,14 +511,14 @@ static bool put_right(filling *x, uint16_t written) {
   return g->count < GROUP_MAX;
 }
 
-static bool finish(filling *x, form_id form) {
+static bool finish(filling *x) {
   ZydisDecodedInstruction in;
   ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
   group *g = x->g;
   ls_instruction *main = group_add(g, (const uint8_t[]){0x90}, 1);
   g->main = g->count - 1;
   if (!encode_main(x, main) || !harness_decode(main->bytes, main->length, &in, operands) ||
-      in.length != main->length || form_of(&in, operands) != form)
+      in.length != main->length || form_of(&in, operands) != x->form)
     return false;
   uint16_t written = written_gprs(&in, operands);
   if (written & x->f->kept || (x->f->index != NO_VECTOR && written_vectors(&in, operands) >> x->f->index & 1))
@@ -527,7 +534,13 @@ bool group_make(frame *f, form_id form, const form_traits *traits, group *g) {
   uint8_t patches = f->test->patch_count;
   const form_example *example = form_decoded(form);
   for (int attempt = 0; attempt < TRIES; attempt++) {
-    filling x = {.f = f, .g = g, .traits = traits, .example = example, .divisor = LS_NONE, .bits = LS_NONE};
+    filling x = {.f = f,
+                 .g = g,
+                 .form = form,
+                 .traits = traits,
+                 .example = example,
+                 .divisor = LS_NONE,
+                 .bits = LS_NONE};
     group_clear(g);
     f->test->patch_count = patches;
     if (!ZYAN_SUCCESS(ZydisEncoderDecodedInstructionToEncoderRequest(
@@ -535,7 +548,7 @@ bool group_make(frame *f, form_id form, const form_traits *traits, group *g) {
             &x.request)))
       return false;
     x.example_only = attempt == TRIES - 1 && traits->role == ROLE_FAULT;
-    if (meet_need(&x) && meet_implicit(&x) && fill_operands(&x) && finish(&x, form))
+    if (meet_need(&x) && meet_implicit(&x) && fill_operands(&x) && finish(&x))
       return true;
   }
   f->test->patch_count = patches;

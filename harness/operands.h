@@ -82,6 +82,7 @@ typedef struct frame {
   bool balanced;      /* RSP must be afterwards what it was before */
   bool fpu;           /* x87 and MMX may be used: they make a run slower, so not every program does */
   intent intent;
+  uint64_t recent[4];             /* addresses used before */
   uint8_t hot[4], hot_vectors[4]; /* operands chosen more often, so that results are used */
 } frame;
 
@@ -111,6 +112,10 @@ ls_instruction *group_add(group *g, const uint8_t *bytes, unsigned length);
 void group_load(group *g, unsigned gpr, uint64_t value); /* mov gpr, value */
 void group_adjust_stack(group *g, int32_t by);           /* lea rsp, [rsp+by] */
 void group_branch(group *g, const uint8_t *opcode, unsigned length, unsigned field_size);
+
+/* Replaces the group by what counts `counter` down and, until it is 0, branches: the branch is last and its
+ * link open. */
+void group_loop_end(rng *r, unsigned counter, group *g);
 
 /* A random register that is neither known, kept, dirty nor RSP; or LS_NONE. */
 uint32_t frame_scratch(const frame *f, uint16_t dirty);

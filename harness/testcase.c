@@ -1,3 +1,4 @@
+#include <stddef.h>
 #include <string.h>
 
 #include <xxhash.h>
@@ -49,16 +50,18 @@ void testcase_base_state(uint8_t vectors, ls_state *state) {
   const ls_window *stack = &testcase_layout()->windows[TESTCASE_STACK];
   ls_state_init(state);
   state->gpr[LS_RSP] = stack->address + stack->size / 2;
-  testcase_vectors(vectors, state);
+  if (vectors != 0)
+    testcase_vectors(vectors, state);
 }
 
 void testcase_clear(testcase *test) {
-  memset(test, 0, sizeof *test);
+  memset(test, 0, offsetof(testcase, patches)); /* the state, behind it, is set as a whole */
   test->fuel = TESTCASE_FUEL_MAX;
   testcase_base_state(0, &test->state);
 }
 
 void testcase_init(testcase *test) {
+  memset(test, 0, sizeof *test);
   testcase_clear(test);
   test->count = 1;
   test->instructions[0] = (ls_instruction){.next = LS_NONE, .jump = LS_NONE, .length = 1, .bytes = {0x90}};

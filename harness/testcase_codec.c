@@ -1,4 +1,5 @@
 /* The bytes of an entry: docs/FORMAT.md. */
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -38,20 +39,29 @@ typedef struct reader {
 
 static void get_bytes(reader *in, void *bytes, size_t size) {
   size_t left = (size_t)(in->end - in->at), take = size < left ? size : left;
-  memset(bytes, 0, size);
   if (take > 0)
     memcpy(bytes, in->at, take);
+  if (take < size)
+    memset((uint8_t *)bytes + take, 0, size - take);
   in->at += take;
   in->short_of |= take < size;
 }
 
+static void skip(reader *in, size_t size) {
+  size_t left = (size_t)(in->end - in->at);
+  in->at += size < left ? size : left;
+  in->short_of |= left < size;
+}
+
 static uint64_t get(reader *in, size_t size) {
-  uint8_t bytes[8];
-  uint64_t value = 0;
-  get_bytes(in, bytes, size);
-  while (size-- > 0)
-    value = value << 8 | bytes[size];
-  return value;
+  uint64_t value = 0; /* x86-64 only, so memory is little endian */
+  if (in->end - in->at < 8) {
+    get_bytes(in, &value, size);
+    return value;
+  }
+  memcpy(&value, in->at, 8); /* one load in place of a call */
+  in->at += size;
+  return size < 8 ? value & ((1ull << 8 * size) - 1) : value;
 }
 
 /* A writer that counts on behind the end of its buffer. */
@@ -67,16 +77,17 @@ static void put_bytes(writer *out, const void *bytes, size_t size) {
 }
 
 static void put(writer *out, uint64_t value, size_t size) {
-  uint8_t bytes[8];
-  for (size_t i = 0; i < size; i++)
-    bytes[i] = (uint8_t)(value >> 8 * i);
-  put_bytes(out, bytes, size);
+  if (out->at <= out->size && out->size - out->at >= 8) {
+    memcpy(out->start + out->at, &value, 8); /* one store; what is too much is written over next */
+    out->at += size;
+  } else
+    put_bytes(out, &value, size);
 }
 
 /* Writes over what was written at `at`. */
 static void put_at(writer *out, size_t at, uint64_t value, size_t size) {
-  writer there = {out->start, out->size, at};
-  put(&there, value, size);
+  if (at + size <= out->size)
+    memcpy(out->start + at, &value, size);
 }
 
 static size_t section_begin(writer *out, uint8_t tag) {
@@ -94,79 +105,63 @@ static void section_end(writer *out, size_t begin) {
 
 /* ---- Registers --------------------------------------------------------------------------------------- */
 
-enum { REGISTER_IDS = 75 };
+/* Numbers of the format, and where those registers are in an ls_state. */
+typedef struct register_group {
+  uint8_t first, count, size, stride;
+  uint16_t offset;
+} register_group;
 
-/* Where register `id` of the format is in an ls_state, and its size. */
-static void *register_place(ls_state *state, unsigned id, size_t *size) {
-  *size = id < 32 ? 64 : id < 57 ? 8 : id < 67 ? 2 : 10;
-  if (id < 32)
-    return state->zmm[id];
-  if (id < 40)
-    return &state->k[id - 32];
-  if (id < 56)
-    return &state->gpr[id - 40];
-  if (id >= 67)
-    return state->st[id - 67];
-  switch (id) {
-  case 56:
-    return &state->rflags;
-  case 57:
-    return &state->ds;
-  case 58:
-    return &state->es;
-  case 59:
-    return &state->fcw;
-  case 60:
-    return &state->fsw;
-  case 61:
-    *size = 1;
-    return &state->ftw;
-  case 62:
-    return &state->fop;
-  case 63:
-    *size = 8;
-    return &state->fip;
-  case 64:
-    *size = 8;
-    return &state->fdp;
-  case 65:
-    *size = 4;
-    return &state->mxcsr;
-  default: /* 66 is free */
-    *size = 0;
-    return state;
-  }
+static const register_group groups[] = {
+    {0, 32, 64, 64, offsetof(ls_state, zmm)}, {32, 8, 8, 8, offsetof(ls_state, k)},
+    {40, 16, 8, 8, offsetof(ls_state, gpr)},  {56, 1, 8, 0, offsetof(ls_state, rflags)},
+    {57, 1, 2, 0, offsetof(ls_state, ds)},    {58, 1, 2, 0, offsetof(ls_state, es)},
+    {59, 1, 2, 0, offsetof(ls_state, fcw)},   {60, 1, 2, 0, offsetof(ls_state, fsw)},
+    {61, 1, 1, 0, offsetof(ls_state, ftw)},   {62, 1, 2, 0, offsetof(ls_state, fop)},
+    {63, 1, 8, 0, offsetof(ls_state, fip)},   {64, 1, 8, 0, offsetof(ls_state, fdp)},
+    {65, 1, 4, 0, offsetof(ls_state, mxcsr)}, {67, 8, 10, 16, offsetof(ls_state, st)},
+};
+
+enum { GROUPS = sizeof groups / sizeof groups[0] };
+
+static void put_register(writer *out, unsigned id, const uint8_t *value, size_t size) {
+  while (size > 0 && value[size - 1] == 0)
+    size--;
+  put(out, id, 1);
+  put(out, size, 1);
+  put_bytes(out, value, size);
 }
 
 static void put_registers(writer *out, const testcase *test) {
-  ls_state base, state = test->state;
+  ls_state base;
+  const uint8_t *values = (const uint8_t *)&test->state, *initial = (const uint8_t *)&base;
   testcase_base_state(test->vectors, &base);
   size_t begin = section_begin(out, SECTION_REGISTERS);
-  for (unsigned id = 0; id < REGISTER_IDS; id++) {
-    size_t size;
-    const uint8_t *value = register_place(&state, id, &size);
-    const void *initial = register_place(&base, id, &size);
-    if (memcmp(value, initial, size) == 0)
-      continue;
-    while (size > 0 && value[size - 1] == 0)
-      size--;
-    put(out, id, 1);
-    put(out, size, 1);
-    put_bytes(out, value, size);
-  }
+  for (const register_group *g = groups; g < groups + GROUPS; g++)
+    for (unsigned n = 0; n < g->count; n++) {
+      size_t at = g->offset + n * g->stride;
+      if (memcmp(values + at, initial + at, g->size) != 0)
+        put_register(out, g->first + n, values + at, g->size);
+    }
   section_end(out, begin);
+}
+
+static void get_register(reader *in, testcase *test, unsigned id, size_t stored) {
+  for (const register_group *g = groups; g < groups + GROUPS; g++)
+    if (id - g->first < g->count) {
+      size_t taken = stored < g->size ? stored : g->size;
+      uint8_t *place = (uint8_t *)&test->state + g->offset + (id - g->first) * g->stride;
+      get_bytes(in, place, taken);
+      memset(place + taken, 0, g->size - taken);
+      stored -= taken;
+      break;
+    }
+  skip(in, stored);
 }
 
 static void get_registers(reader in, testcase *test) {
   while (in.at < in.end) {
     unsigned id = (unsigned)get(&in, 1);
-    size_t stored = get(&in, 1) & 0x7f, size;
-    uint8_t value[0x80] = {0};
-    get_bytes(&in, value, stored);
-    if (id >= REGISTER_IDS)
-      continue;
-    void *place = register_place(&test->state, id, &size);
-    memcpy(place, value, size);
+    get_register(&in, test, id, get(&in, 1) & 0x7f);
   }
 }
 
@@ -335,7 +330,8 @@ static void decode_entry(testcase *test, const uint8_t *data, size_t size) {
   test->cpu = get(&in, 8);
   get_bytes(&in, test->fill + TESTCASE_DATA, TESTCASE_WINDOWS - TESTCASE_DATA);
   test->vectors = (uint8_t)get(&in, 1);
-  testcase_vectors(test->vectors, &test->state);
+  if (test->vectors != 0)
+    testcase_vectors(test->vectors, &test->state);
   while (in.at < in.end)
     get_section(&in, test);
 }

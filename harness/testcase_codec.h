@@ -8,7 +8,8 @@
  * and the vectors of pattern `vectors`. */
 void testcase_base_state(uint8_t vectors, ls_state *state);
 
-/* As testcase_init, without the one instruction: count is 0, which is not a valid test case yet. */
+/* As testcase_init, without the one instruction: count is 0, which is not a valid test case yet. What
+ * the arrays of instructions and patches hold stays as it is. */
 void testcase_clear(testcase *test);
 
 #endif

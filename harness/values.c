@@ -124,10 +124,12 @@ void value_lanes(rng *r, uint8_t *bytes, unsigned size) {
       lane = value_double(r);
       break;
     case 1:
-      lane = (uint64_t)value_float(r) << 32 | value_float(r);
+      lane = value_float(r);
+      lane = lane << 32 | value_float(r);
       break;
     case 2:
-      lane = value_integer(r) << 32 | (uint32_t)value_integer(r);
+      lane = value_integer(r);
+      lane = lane << 32 | (uint32_t)value_integer(r);
       break;
     case 3:
       for (unsigned i = 0; i < 4; i++)

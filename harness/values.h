@@ -1,5 +1,6 @@
 /* Values at which instructions behave in special ways: zero, one, minus one, sign bits, powers of two, NaNs,
- * infinities, denormals; and random ones. Each draws from the given generator only. */
+ * infinities, denormals; and random ones. Each draws from the given generator only, and in
+ * an order that does not depend on the compiler (no two draws are unsequenced in one expression). */
 #ifndef HARNESS_VALUES_H
 #define HARNESS_VALUES_H
 

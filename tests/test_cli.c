@@ -140,7 +140,7 @@ static void test_generate_and_run(void **state) {
   assert_int_equal(run("$L run made"), status);
   expect_text(output, "20 entries: ");
   expect("$L generate -n 2 -s 7", 0);
-  expect_text(output, "program:");
+  expect_text(output, "program (");
 }
 
 /* An entry of one instruction (nop), which any CPU runs. */
@@ -194,7 +194,7 @@ static void test_show(void **state) {
   write_entry("shown", 5);
   expect("$L show shown", 0);
   expect_text(output, "nop");
-  expect_text(output, "inserted: next of 0");
+  expect_text(output, " + 0x");
   expect_text(output, "fuel: 5");
   expect("$L show --json shown", 0);
   json_t *value = parse_output();
@@ -228,7 +228,10 @@ static void test_import(void **state) {
   expect_text(output, "2 blocks: 2 run");
   expect("printf '\\220\\220' | $L import -v -", 0);
   expect_text(output, "-: exit");
-  expect("printf '4801' | $L import --raw --no-run -", 5);
+  expect("printf '48' | $L import --raw --no-run -", 0); /* xor al, 0x38 */
+  expect_text(output, "1 not run");
+  expect("printf '\\220\\017\\004' | $L import -", 5);
+  expect_text(output, "byte 1 begins no instruction");
   expect("printf '# nothing\\n' | $L import -", 4);
   expect("$L import missing", 4);
 }

@@ -1,4 +1,5 @@
 /* Generator and mutator: what they make is valid, deterministic, covers the forms, and mostly runs. */
+#include <signal.h>
 #include <stdlib.h>
 
 #include "check.h"
@@ -6,6 +7,7 @@
 #include "generate.h"
 #include "policy.h"
 #include "probe.h"
+#include "values.h"
 
 enum { PROGRAMS = 3000, COVERING_PROGRAMS = 50000, MUTATIONS = 20000 };
 
@@ -125,6 +127,24 @@ static void lengths_keep_to_the_limit(void **unused) {
   }
 }
 
+/* A CPU that runs no form at all still gets programs, of what is made by hand. */
+static void programs_without_forms(void **unused) {
+  (void)unused;
+  static testcase test;
+  uint8_t *none = checked_calloc(forms_count(), 1);
+  generator *gen = generator_create(none, NULL);
+  rng r = {31};
+  assert_non_null(gen);
+  assert_int_equal(generator_allowed(gen), 0);
+  for (int i = 0; i < 100; i++) {
+    generate_program(gen, &r, &test);
+    mutate_program(gen, &r, &test);
+    check_testcase(&test);
+  }
+  generator_destroy(gen);
+  free(none);
+}
+
 static bool is_nop(const ls_instruction *in) {
   return in->bytes[0] == 0x90;
 }
@@ -180,6 +200,52 @@ static void same_seed_same_programs(void **unused) {
   }
   generator_destroy(one);
   generator_destroy(two);
+}
+
+/* Golden: whatever the compiler, the optimiser or the CPU. */
+static void values_are_the_same_everywhere(void **unused) {
+  (void)unused;
+  uint8_t lanes[64] = {0};
+  uint64_t digest = 0;
+  rng r = {1};
+  for (int i = 0; i < 10000; i++) {
+    value_lanes(&r, lanes, sizeof lanes);
+    for (unsigned k = 0; k < sizeof lanes; k++)
+      digest = digest * 0x100000001b3u + lanes[k];
+    value_extended(&r, lanes);
+    value_indices(&r, lanes);
+    digest += value_integer(&r);
+    digest += value_immediate(&r, 32, true);
+    digest += value_rflags(&r);
+    digest += value_fcw(&r);
+    digest += value_mxcsr(&r);
+    digest += value_double(&r);
+  }
+  assert_true(digest == 0xda32080b1801dbc1u);
+}
+
+static void immediates_need_all_their_bits(void **unused) {
+  (void)unused;
+  rng r = {2};
+  for (int i = 0; i < 100000; i++) {
+    int64_t word = (int64_t)value_immediate(&r, 16, true), dword = (int64_t)value_immediate(&r, 32, true);
+    assert_true(word == (int16_t)word && word != (int8_t)word);
+    assert_true(dword == (int32_t)dword && dword != (int8_t)dword);
+    assert_true(value_immediate(&r, 16, false) <= 0xffff && value_immediate(&r, 8, false) <= 0xff);
+    int64_t whole = (int64_t)value_immediate(&r, 64, true);
+    assert_true(whole != (int32_t)whole);
+  }
+}
+
+static void control_words_mask_exceptions(void **unused) {
+  (void)unused;
+  rng r = {3};
+  for (int i = 0; i < 10000; i++) {
+    assert_int_equal(value_mxcsr(&r) & 0x1f80, 0x1f80);
+    assert_int_equal(value_mxcsr(&r) & ~0xffffu, 0);
+    assert_int_equal(value_fcw(&r) & 0x3f, 0x3f);
+    assert_int_equal(value_rflags(&r) & 0x244300, 0x200); /* IF; not TF, NT, AC, ID */
+  }
 }
 
 /* ---- Coverage of forms ------------------------------------------------------------------------------- */
@@ -405,7 +471,7 @@ static void shrinking_reaches_the_size(void **unused) {
 
 /* ---- In the reference -------------------------------------------------------------------------------- */
 
-static ls_stop_kind run_reference(const testcase *test, ls_image *image) {
+static ls_stop run_reference(const testcase *test, ls_image *image) {
   static testcase_contents contents;
   ls_error error = {0};
   ls_outcome outcome;
@@ -422,7 +488,7 @@ static ls_stop_kind run_reference(const testcase *test, ls_image *image) {
   if (status != LS_OK)
     printf("%s: %s\n", ls_status_name(status), error.text);
   assert_int_equal(status, LS_OK);
-  return outcome.stop.kind;
+  return outcome.stop;
 }
 
 static void count_stops(uint32_t fault_percent, uint32_t mutations, uint32_t stops[LS_STOP_KINDS]) {
@@ -436,7 +502,7 @@ static void count_stops(uint32_t fault_percent, uint32_t mutations, uint32_t sto
     generate_program(gen, &r, &test);
     for (uint32_t m = 0; m < mutations; m++)
       mutate_program(gen, &r, &test);
-    stops[run_reference(&test, image)]++;
+    stops[run_reference(&test, image).kind]++;
   }
   printf("faults %u %%, %u mutations: of %d programs", fault_percent, mutations, PROGRAMS);
   for (unsigned kind = 0; kind < LS_STOP_KINDS; kind++)
@@ -461,6 +527,38 @@ static void some_programs_fault_on_purpose(void **unused) {
   assert_in_range(stops[LS_STOP_FAULT] * 100, PROGRAMS * 3, PROGRAMS * 10);
   count_stops(100, 0, stops);
   assert_true(stops[LS_STOP_FAULT] * 100 >= PROGRAMS * 85);
+}
+
+/* Every signal a fault can raise, integer and floating-point exceptions, traps, and system calls. */
+static void faults_are_of_all_kinds(void **unused) {
+  (void)unused;
+  static testcase test;
+  static uint32_t seen[65][16];
+  generator_options options = {.fault_percent = 100, .syscalls = true};
+  generator *gen = generator_create(support, &options);
+  ls_image *image = ls_image_create();
+  uint32_t syscalls = 0;
+  rng r = {29};
+  for (int i = 0; i < PROGRAMS; i++) {
+    generate_program(gen, &r, &test);
+    ls_stop stop = run_reference(&test, image);
+    syscalls += stop.kind == LS_STOP_SYSCALL;
+    if (stop.kind == LS_STOP_FAULT)
+      seen[stop.signal][stop.code & 15]++;
+  }
+  for (int signal = 1; signal < 65; signal++)
+    for (int code = 0; code < 16; code++)
+      if (seen[signal][code])
+        printf("signal %d, code %d (mod 16): %u\n", signal, code, seen[signal][code]);
+  assert_true(syscalls > 0);
+  assert_true(seen[SIGILL][ILL_ILLOPN] > 0);
+  assert_true(seen[SIGBUS][BUS_ADRALN] > 0);
+  assert_true(seen[SIGFPE][FPE_INTDIV] > 0 && seen[SIGFPE][FPE_FLTINV] > 0 && seen[SIGFPE][FPE_FLTRES] > 0);
+  assert_true(seen[SIGTRAP][TRAP_TRACE] > 0);
+  assert_true(seen[SIGSEGV][0] > 0); /* SI_KERNEL, 128: not canonical, privileged, misaligned */
+  assert_true(seen[SIGSEGV][SEGV_MAPERR] > 0 && seen[SIGSEGV][SEGV_ACCERR] > 0);
+  ls_image_destroy(image);
+  generator_destroy(gen);
 }
 
 static void most_mutants_exit(void **unused) {
@@ -491,8 +589,12 @@ int main(void) {
   const struct CMUnitTest anywhere[] = {
       cmocka_unit_test(programs_are_valid),
       cmocka_unit_test(lengths_keep_to_the_limit),
+      cmocka_unit_test(programs_without_forms),
       cmocka_unit_test(programs_are_not_all_alike),
       cmocka_unit_test(same_seed_same_programs),
+      cmocka_unit_test(values_are_the_same_everywhere),
+      cmocka_unit_test(immediates_need_all_their_bits),
+      cmocka_unit_test(control_words_mask_exceptions),
       cmocka_unit_test(all_allowed_forms_are_placed),
       cmocka_unit_test(mutations_keep_programs_valid),
       cmocka_unit_test(single_instructions_are_not_deleted),
@@ -505,6 +607,7 @@ int main(void) {
   const struct CMUnitTest in_reference[] = {
       cmocka_unit_test(most_programs_exit),
       cmocka_unit_test(some_programs_fault_on_purpose),
+      cmocka_unit_test(faults_are_of_all_kinds),
       cmocka_unit_test(most_mutants_exit),
   };
   ls_error error = {0};

@@ -1,6 +1,7 @@
 /* The importer: blocks that only run with the right initial values do, and what cannot be run is refused. */
 #include "check.h"
 #include "import.h"
+#include "rng.h"
 
 static ls_executor *reference;
 
@@ -108,9 +109,31 @@ static void test_places(void **state) {
   assert_int_not_equal(test.instructions[0].data, test.instructions[2].data);
 }
 
+/* Whatever the bytes, the result is a valid test case. */
+static void test_random_bytes(void **state) {
+  (void)state;
+  static testcase test;
+  import_report report;
+  rng r = {5};
+  unsigned imported = 0;
+  for (unsigned i = 0; i < 20000; i++) {
+    uint8_t code[24];
+    size_t size = rng_below(&r, sizeof code);
+    for (size_t at = 0; at < size; at++)
+      code[at] = (uint8_t)rng_next(&r);
+    import_status status = imported < 200 ? import_block(&test, code, size, reference, &report)
+                                          : import_attempt(&test, code, size, i % IMPORT_ATTEMPTS, &report);
+    imported += status == IMPORT_OK;
+    assert_int_not_equal(status, IMPORT_SYSTEM);
+    assert_true(is_valid(&test));
+  }
+  assert_true(imported >= 200);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_too_long),
-                                     cmocka_unit_test(test_links), cmocka_unit_test(test_places)};
+                                     cmocka_unit_test(test_links), cmocka_unit_test(test_places),
+                                     cmocka_unit_test(test_random_bytes)};
   ls_error error = {0};
   ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error);
   if (status == LS_ERR_NO_REFERENCE)

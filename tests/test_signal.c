@@ -28,6 +28,17 @@
 
 enum { PROGRAM_MAX = 16, DATA_WINDOW = 1, CLEAN_MXCSR = 0x1f80, CLEAN_FCW = 0x37f };
 
+#if defined(__SANITIZE_THREAD__)
+#define TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TSAN 1
+#endif
+#endif
+#ifndef TSAN
+#define TSAN 0
+#endif
+
 /* ---- Running a few bytes ---- */
 
 typedef struct guest {
@@ -605,11 +616,18 @@ static void everything_is_given_back(void **unused) {
 }
 
 /* A signal that the host sends to a thread in its guest reaches the host's handler; the guest goes on. */
-static void *disturb(void *thread) {
+typedef struct disturber {
+  pthread_t thread;
+  volatile uint8_t *enough; /* the guest spins until it is not 0 */
+} disturber;
+
+static void *disturb(void *context) {
+  disturber *d = context;
   for (int i = 0; i < 20; i++) {
     usleep(2000);
-    pthread_kill(*(pthread_t *)thread, i & 1 ? SIGSEGV : SIGURG);
+    pthread_kill(d->thread, i & 1 ? SIGSEGV : SIGURG);
   }
+  *d->enough = 1;
   return NULL;
 }
 
@@ -619,23 +637,127 @@ static void signals_sent_by_the_host(void **unused) {
   sigaction(SIGSEGV, &action, &old[0]);
   sigaction(SIGURG, &action, &old[1]);
   guest g = guest_open(0, NULL);
-  load(&g, "48 ff c9 / 75 fb");
+  load(&g, "80 3f 00 / 74 fb"); /* cmp byte [rdi], 0; je back */
   ls_state state;
   ls_outcome out;
   fill(&state);
-  state.gpr[LS_RCX] = 400000000;
+  state.gpr[LS_RDI] = DATA;
   host_calls = 0;
-  pthread_t self = pthread_self(), other;
-  pthread_create(&other, NULL, disturb, &self);
+  disturber d = {pthread_self(), ls_executor_memory(g.executor, DATA_WINDOW)};
+  pthread_t other;
+  pthread_create(&other, NULL, disturb, &d);
   ls_run r = {.state = &state, .limit_ms = 10000};
   must(ls_executor_run(g.executor, &r, &out, &error));
   pthread_join(other, NULL);
   same_stop("disturbed", &out, LS_STOP_EXIT, 0, 0, 0);
-  assert_int_equal(out.state.gpr[LS_RCX], 0);
-  assert_true(host_calls > 10);
+  assert_memory_equal(out.state.gpr, state.gpr, sizeof state.gpr);
+  assert_memory_equal(out.state.zmm, state.zmm, sizeof state.zmm);
+  assert_true(host_calls > 1);
   guest_close(&g);
   sigaction(SIGSEGV, &old[0], NULL);
   sigaction(SIGURG, &old[1], NULL);
+}
+
+/* A host that installs its handler over ours, calls ours from it, and keeps it when the executors are gone.
+ */
+static struct sigaction under;
+
+static void call_under(int sig, siginfo_t *info, void *context) {
+  host_calls = host_calls + 1;
+  under.sa_sigaction(sig, info, context);
+}
+
+static void a_handler_over_ours(void **unused) {
+  (void)unused;
+  struct sigaction first = {.sa_sigaction = jump_back, .sa_flags = SA_SIGINFO | SA_ONSTACK}, old;
+  struct sigaction over = {.sa_sigaction = call_under, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+  if (TSAN) /* it calls handlers in its own way */
+    skip();
+  sigaction(SIGILL, &first, NULL);
+  sigaction(SIGSEGV, &first, &old);
+  guest g = guest_open(0, NULL);
+  load(&g, "0f 0b");
+  sigaction(SIGILL, &over, &under);
+  sigaction(SIGSEGV, &over, NULL);
+  ls_state state;
+  fill(&state);
+  for (int round = 0; round < 3; round++) {
+    host_calls = 0;
+    fault_in_guest(&g, &state);
+    assert_int_equal(host_calls, round == 0); /* the second executor's handlers are on top */
+    strike(0x28);
+    assert_int_equal(host_calls, 2 + (round == 0));
+    guest_close(&g);
+    strike(0x28);
+    g = guest_open(0, NULL);
+    load(&g, "0f 0b");
+  }
+  guest_close(&g);
+  sigaction(SIGSEGV, &old, NULL);
+  signal(SIGILL, SIG_DFL);
+}
+
+/* The host replaces the alternate stack that it lent: guests still run, and it keeps its own. */
+static void the_host_changes_its_stack(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  load(&g, "0f 0b");
+  ls_state state;
+  fill(&state);
+  fault_in_guest(&g, &state);
+  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16}, old, now;
+  sigaltstack(&stack, &old);
+  fault_in_guest(&g, &state);
+  if (cpu()->fsgsbase) {
+    load(&g, "31 c0 / f3 48 0f ae d0 / 0f 0b"); /* with FS lost as well */
+    ls_outcome out;
+    must(run(&g, &state, 0, 0, &out));
+    same_stop("lost FS", &out, LS_STOP_FAULT, SIGILL, ILL_ILLOPN, CODE + 7);
+  }
+  guest_close(&g);
+  sigaltstack(NULL, &now);
+  assert_ptr_equal(now.ss_sp, stack.ss_sp);
+  stack.ss_flags = SS_DISABLE;
+  sigaltstack(&stack, NULL);
+  free(stack.ss_sp);
+}
+
+/* A guest that overwrites FS base, and GS too: the host must not notice. */
+static void a_guest_may_lose_fs(void **unused) {
+  (void)unused;
+  static const char *const codes[] = {"f3 48 0f ae d0 / f3 48 0f ae d8 / 90",
+                                      "f3 48 0f ae d0 / 0f 0b",
+                                      "f3 48 0f ae d0 / eb fe",
+                                      "f3 48 0f ae d0 / 0f 05",
+                                      "8e e8 / 8e e0 / 90",
+                                      "8e e0 / 0f 0b"};
+  static const ls_stop_kind kinds[] = {LS_STOP_EXIT,    LS_STOP_FAULT, LS_STOP_TIMEOUT,
+                                       LS_STOP_SYSCALL, LS_STOP_EXIT,  LS_STOP_FAULT};
+  if (!cpu()->fsgsbase)
+    skip();
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  borrowed before, after;
+  look(&before);
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    for (int selector = 0; selector < 2; selector++) {
+      load(&g, codes[i]);
+      state.gpr[LS_RAX] = selector ? 0x2b : 0;
+      must(run(&g, &state, 0, 0, &out));
+      if (i != 3 || ls_executor_stops_syscalls(g.executor))
+        assert_int_equal(out.stop.kind, kinds[i]);
+      uint16_t fs;
+      uint64_t base;
+      __asm__ volatile("mov %%fs, %0; rdfsbase %1" : "=r"(fs), "=r"(base));
+      assert_int_equal(fs, 0);
+      assert_int_equal(base, before.fs);
+      usleep(1000);
+    }
+  look(&after);
+  assert_int_equal(before.fs, after.fs);
+  guest_close(&g);
 }
 
 /* A handler of the host's that makes system calls on top of a guest whose own are blocked. */
@@ -646,6 +768,8 @@ static void call_kernel(int sig) {
 
 static void host_handlers_may_call_the_kernel(void **unused) {
   (void)unused;
+  if (TSAN) /* it keeps a handler's call until the guest is over */
+    skip();
   struct sigaction action = {.sa_handler = call_kernel, .sa_flags = SA_ONSTACK}, old;
   sigaction(SIGVTALRM, &action, &old);
   guest g = guest_open(0, NULL);
@@ -739,6 +863,31 @@ static void threads(void **unused) {
   }
 }
 
+static void *run_once(void *context) {
+  guest *g = context;
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  return (void *)(uintptr_t)(run(g, &state, 0, 0, &out) || out.stop.kind != LS_STOP_FAULT);
+}
+
+/* One executor, used by one thread after the other and by the first again. */
+static void handed_from_thread_to_thread(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  load(&g, "0f 0b");
+  for (int i = 0; i < 3; i++) {
+    pthread_t thread;
+    void *bad;
+    assert_null(run_once(&g));
+    pthread_create(&thread, NULL, run_once, &g);
+    pthread_join(thread, &bad);
+    assert_null(bad);
+  }
+  assert_null(run_once(&g));
+  guest_close(&g);
+}
+
 static int run_in_child(guest *g, const ls_state *state) {
   static const char *const codes[] = {"90", "0f 0b", "eb fe", "0f 05", "c6 00 01"};
   static const ls_stop_kind kinds[] = {LS_STOP_EXIT, LS_STOP_FAULT, LS_STOP_TIMEOUT, LS_STOP_SYSCALL,
@@ -816,9 +965,13 @@ int main(void) {
       cmocka_unit_test_teardown(default_action_still_kills, close_all),
       cmocka_unit_test_teardown(everything_is_given_back, close_all),
       cmocka_unit_test_teardown(signals_sent_by_the_host, close_all),
+      cmocka_unit_test_teardown(a_handler_over_ours, close_all),
+      cmocka_unit_test_teardown(the_host_changes_its_stack, close_all),
+      cmocka_unit_test_teardown(a_guest_may_lose_fs, close_all),
       cmocka_unit_test_teardown(host_handlers_may_call_the_kernel, close_all),
       cmocka_unit_test_teardown(several_executors_in_a_thread, close_all),
       cmocka_unit_test_teardown(threads, close_all),
+      cmocka_unit_test_teardown(handed_from_thread_to_thread, close_all),
       cmocka_unit_test_teardown(fork_makes_it_the_childs, close_all),
       cmocka_unit_test_teardown(addresses, close_all),
       cmocka_unit_test_teardown(a_taken_address_is_an_error, close_all),

@@ -4,109 +4,22 @@
 #include <string.h>
 
 #include "cli.h"
-#include "forms.h"
+#include "listing.h"
 #include "testcase_codec.h"
 
 static const char *const window_names[TESTCASE_WINDOWS] = {"code", "data", "constants", "stack"};
 
-/* ---- Disassembly ------------------------------------------------------------------------------------- */
-
-/* One line of the listing: an instruction of the code image. */
-typedef struct line {
-  uint64_t address;
-  const uint8_t *bytes;
-  uint8_t length;
-  uint32_t instruction;
-  ls_part part;
-  char text[128];
-} line;
-
-typedef void (*line_visitor)(const testcase *test, const line *l, void *context);
-
-static void decode_line(line *l, size_t left) {
-  static ZydisFormatter formatter;
-  static bool ready;
-  ZydisDecodedInstruction decoded;
-  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-  if (!ready) {
-    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ready = true;
-  }
-  if (!harness_decode(l->bytes, left, &decoded, operands)) {
-    l->length = 1;
-    snprintf(l->text, sizeof l->text, "(no instruction)");
-    return;
-  }
-  l->length = decoded.length;
-  ZydisFormatterFormatInstruction(&formatter, &decoded, operands, decoded.operand_count_visible, l->text,
-                                  sizeof l->text, l->address, ZYAN_NULL);
-}
-
-/* Calls `visit` for every instruction of the code image; false if it cannot be laid out. */
-static bool each_line(const testcase *test, line_visitor visit, void *context, ls_error *error) {
+/* The code image, or NULL. The caller destroys it. */
+static ls_image *lay_out(const testcase *test, ls_error *error) {
   ls_program program = testcase_program(test);
   ls_image *image = ls_image_create();
-  size_t size, count;
-  if (image == NULL || ls_image_build(image, &program, testcase_layout(), error) != LS_OK) {
-    ls_image_destroy(image);
-    return false;
-  }
-  const uint8_t *bytes = ls_image_bytes(image, &size);
-  const ls_range *ranges = ls_image_map(image, &count);
-  for (size_t i = 0; i < count; i++)
-    for (uint32_t at = 0; at < ranges[i].length;) {
-      line l = {.address = testcase_layout()->windows[TESTCASE_CODE].address + ranges[i].offset + at,
-                .bytes = bytes + ranges[i].offset + at,
-                .instruction = ranges[i].instruction,
-                .part = ranges[i].part};
-      decode_line(&l, ranges[i].length - at);
-      at += l.length;
-      visit(test, &l, context);
-    }
+  if (image != NULL && ls_image_build(image, &program, testcase_layout(), error) == LS_OK)
+    return image;
   ls_image_destroy(image);
-  return true;
+  return NULL;
 }
 
 /* ---- Text -------------------------------------------------------------------------------------------- */
-
-static void print_link(FILE *to, const char *name, uint32_t target) {
-  if (target == LS_NONE)
-    fprintf(to, " %s=leaves", name);
-  else
-    fprintf(to, " %s=%u", name, target);
-}
-
-/* Links are mentioned where they are not simply the next instruction in the list. */
-static void print_links(FILE *to, const testcase *test, uint32_t index) {
-  const ls_instruction *instruction = &test->instructions[index];
-  if (!(instruction->flags & LS_NEVER_FALLS_THROUGH) && instruction->next != index + 1)
-    print_link(to, "next", instruction->next);
-  if (instruction->field == LS_FIELD_BRANCH)
-    print_link(to, "jump", instruction->jump);
-}
-
-typedef struct listing {
-  FILE *to;
-  uint32_t last; /* instruction whose number was printed last */
-} listing;
-
-static void print_line(const testcase *test, const line *l, void *context) {
-  listing *list = context;
-  char hex[2 * LS_INSTRUCTION_MAX + 1] = "";
-  for (unsigned i = 0; i < l->length; i++)
-    snprintf(hex + 2 * i, 3, "%02x", l->bytes[i]);
-  if (l->part == LS_PART_BODY && l->instruction != list->last) {
-    list->last = l->instruction;
-    fprintf(list->to, "%4u  0x%08" PRIx64 "  %-22s %-40s", l->instruction, l->address, hex, l->text);
-    print_links(list->to, test, l->instruction);
-  } else
-    fprintf(list->to, "   +  0x%08" PRIx64 "  %-22s %-40s ; inserted: %s of %u", l->address, hex, l->text,
-            l->part == LS_PART_NEXT   ? "next"
-            : l->part == LS_PART_JUMP ? "jump"
-                                      : "body",
-            l->instruction);
-  fputc('\n', list->to);
-}
 
 static const char *const cpu_bits[] = {"AVX",       "AVX2",        "AVX-512F", "AVX-512BW", "AVX-512VL",
                                        "AVX-512DQ", "AVX-512VBMI", "BMI2",     "AMD",       "Intel"};
@@ -160,13 +73,17 @@ static void print_memory(FILE *to, const testcase *test) {
 }
 
 bool show_print(FILE *to, const testcase *test) {
-  listing list = {to, LS_NONE};
+  ls_program program = testcase_program(test);
   ls_error error = {0};
   print_header(to, test);
-  fputs("\nprogram:\n", to);
-  bool fine = each_line(test, print_line, &list, &error);
-  if (!fine)
+  fputs("\nprogram (+ was inserted to follow links, \"out\" leaves the program):\n", to);
+  ls_image *image = lay_out(test, &error);
+  bool fine = image != NULL;
+  if (fine)
+    listing_print(to, image, &program, 0);
+  else
     fprintf(to, "  cannot be laid out: %s\n", error.text);
+  ls_image_destroy(image);
   print_state(to, test);
   print_memory(to, test);
   fputc('\n', to);
@@ -186,18 +103,43 @@ static json_t *link_json(uint32_t target) {
   return target == LS_NONE ? json_null() : json_integer(target);
 }
 
-static void line_json(const testcase *test, const line *l, void *context) {
+static json_t *line_json(const testcase *test, const ls_range *range, uint64_t address, const uint8_t *bytes,
+                         unsigned length, const char *text) {
   static const char *const parts[] = {"body", "next", "jump"};
+  const ls_instruction *instruction = &test->instructions[range->instruction];
   json_t *value =
-      json_pack("{so so ss si ss}", "address", json_hex(l->address), "bytes", hex_bytes(l->bytes, l->length),
-                "text", l->text, "instruction", (int)l->instruction, "part", parts[l->part]);
-  const ls_instruction *instruction = &test->instructions[l->instruction];
-  if (l->part == LS_PART_BODY) {
+      json_pack("{so so ss si ss}", "address", json_hex(address), "bytes", hex_bytes(bytes, length), "text",
+                text, "instruction", (int)range->instruction, "part", parts[range->part]);
+  if (range->part == LS_PART_BODY) {
     json_object_set_new(value, "next", link_json(instruction->next));
     if (instruction->field == LS_FIELD_BRANCH)
       json_object_set_new(value, "jump", link_json(instruction->jump));
   }
-  json_array_append_new(context, value);
+  return value;
+}
+
+/* One object for each instruction of the code image. */
+static json_t *program_json(const testcase *test) {
+  ls_error error = {0};
+  size_t size, count;
+  json_t *lines = json_array();
+  ls_image *image = lay_out(test, &error);
+  if (image == NULL) {
+    json_array_append_new(lines, json_pack("{ss}", "error", error.text));
+    return lines;
+  }
+  const uint8_t *bytes = ls_image_bytes(image, &size);
+  const ls_range *ranges = ls_image_map(image, &count);
+  for (size_t i = 0; i < count; i++)
+    for (uint32_t at = ranges[i].offset, end = at + ranges[i].length; at < end;) {
+      char text[160];
+      uint64_t address = testcase_layout()->windows[TESTCASE_CODE].address + at;
+      unsigned length = listing_instruction(bytes + at, end - at, address, text, sizeof text);
+      json_array_append_new(lines, line_json(test, &ranges[i], address, bytes + at, length, text));
+      at += length;
+    }
+  ls_image_destroy(image);
+  return lines;
 }
 
 static json_t *state_json(const testcase *test) {
@@ -229,13 +171,9 @@ static json_t *patches_json(const testcase *test) {
 
 json_t *show_json(const testcase *test) {
   char name[33];
-  ls_error error = {0};
-  json_t *lines = json_array();
   testcase_name(test, name);
-  if (!each_line(test, line_json, lines, &error))
-    json_array_append_new(lines, json_pack("{ss}", "error", error.text));
   return json_pack("{ss so si so si si si si so so}", "name", name, "cpu", json_hex(test->cpu), "fuel",
-                   (int)test->fuel, "program", lines, "vectors", test->vectors, "data",
+                   (int)test->fuel, "program", program_json(test), "vectors", test->vectors, "data",
                    test->fill[TESTCASE_DATA], "constants", test->fill[TESTCASE_CONST], "stack",
                    test->fill[TESTCASE_STACK], "state", state_json(test), "patches", patches_json(test));
 }

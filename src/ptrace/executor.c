@@ -58,6 +58,8 @@ run_event executor_resume(ptrace_executor *x, int request) {
     case WAIT_SYSCALL:
       return RUN_SYSCALL;
     case WAIT_DEAD:
+      x->child.pid = 0; /* reaped: the number may be another process's by now */
+      return RUN_LOST;
     case WAIT_NOTHING:
       return RUN_LOST;
     case WAIT_GROUP:

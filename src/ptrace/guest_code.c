@@ -39,6 +39,7 @@ guest_code guest_code_at(const sandbox *box, uint64_t address) {
         break;
       code.rep_string = repeat && is_string_opcode(byte[i]);
       code.pushf = byte[i] == 0x9c;
+      code.popf = byte[i] == 0x9d || byte[i] == 0xcf;
       return code;
     }
   return code;

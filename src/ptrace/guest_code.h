@@ -11,6 +11,7 @@ typedef struct guest_code {
   bool fs_gs;      /* an FS or GS prefix is in effect */
   bool rep_string; /* a repeated string instruction: single steps stop after every iteration */
   bool pushf;      /* stores RFLAGS */
+  bool popf;       /* loads RFLAGS: POPF, IRET */
 } guest_code;
 
 /* Looks at prefixes and opcode (SDM vol. 2, 2.1.1) of the instruction at a guest address. */

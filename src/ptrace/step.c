@@ -18,10 +18,10 @@ typedef struct stepper {
   ptrace_executor *x;
   const ls_run *run;
   ls_outcome *outcome;
-  uint64_t done;   /* instructions so far */
-  uint64_t stops;  /* single steps so far */
-  uint64_t rflags; /* before the next step, as the guest sees them */
-  uint64_t limit;  /* of the child's CPU clock, nanoseconds */
+  uint64_t done;  /* instructions so far */
+  uint64_t stops; /* single steps so far */
+  uint64_t tf;    /* the guest's own trap flag: 0 or RFLAGS_TF */
+  uint64_t limit; /* of the child's CPU clock, nanoseconds */
   clockid_t clock;
 } stepper;
 
@@ -36,13 +36,24 @@ static bool too_long(stepper *s) {
   return ++s->stops % CLOCK_EVERY == 0 && cpu_time(s->clock) > s->limit;
 }
 
-/* PUSHF under a single step stores the trap flag that the tracer set: takes it out again. */
-static void hide_trap_flag(const stepper *s) {
+/* PUSHF under a single step stores the trap flag that the tracer set: puts the guest's own there. */
+static void correct_pushed(const stepper *s) {
   const sandbox *box = &s->x->base.box;
   uint64_t at = s->outcome->state.gpr[LS_RSP] + 1; /* TF is bit 8 */
   uint32_t window = sandbox_window(box, at, 1);
-  if (window != LS_NONE)
-    box->alias[box->offset[window] + (at - box->layout.windows[window].address)] &= (uint8_t)~1u;
+  if (window == LS_NONE)
+    return;
+  uint8_t *byte = box->alias + box->offset[window] + (at - box->layout.windows[window].address);
+  *byte = (uint8_t)((*byte & ~1u) | s->tf >> 8);
+}
+
+/* The kernel hides the tracer's trap flag but for instructions that load RFLAGS, and for all that follow one
+ * (arch/x86/kernel/step.c, enable_single_step). Only those that load it change the guest's. */
+static void correct_trap_flag(stepper *s, bool loaded) {
+  uint64_t *rflags = &s->outcome->state.rflags;
+  if (loaded)
+    s->tf = *rflags & RFLAGS_TF;
+  *rflags = (*rflags & ~(uint64_t)RFLAGS_TF) | s->tf;
 }
 
 /* Brings the child to the first instruction, general registers and all. */
@@ -60,14 +71,13 @@ static ls_status go_to_entry(stepper *s, uint64_t entry, ls_error *error) {
   x->regs.rip = entry;
   if (ptrace(PTRACE_SETREGS, x->child.pid, NULL, &x->regs) != 0)
     return executor_bad_state(error, "ptrace does not take its selectors");
-  s->rflags = s->run->state->rflags;
+  s->tf = s->run->state->rflags & RFLAGS_TF;
   return LS_OK;
 }
 
 /* Was the stop the end of a single step, and not a fault or a trap of the guest's own? */
 static bool stepped(const stepper *s, run_event event) {
-  return event == RUN_FAULT && s->x->info.si_signo == SIGTRAP && s->x->info.si_code == TRACE_CODE &&
-         !(s->rflags & RFLAGS_TF);
+  return event == RUN_FAULT && s->x->info.si_signo == SIGTRAP && s->x->info.si_code == TRACE_CODE && !s->tf;
 }
 
 /* One instruction. Sets *kind and returns true if the run ended with it. */
@@ -83,7 +93,9 @@ static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
     *lost = event == RUN_LOST || !executor_capture(x, state);
     if (*lost)
       return true;
-    if (!stepped(s, event)) {
+    bool whole = stepped(s, event);
+    correct_trap_flag(s, whole && code.popf);
+    if (!whole) {
       *kind = executor_stop_kind(event);
       return true;
     }
@@ -92,8 +104,7 @@ static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
       return true;
   } while (code.rep_string && state->rip == before);
   if (code.pushf)
-    hide_trap_flag(s);
-  s->rflags = state->rflags;
+    correct_pushed(s);
   s->done++;
   *kind = LS_STOP_STEPS;
   if (s->run->visitor && s->run->visitor(state, s->run->context) != 0)
@@ -118,7 +129,7 @@ ls_status executor_run_steps(ptrace_executor *x, const ls_run *run, uint64_t ent
   }
   if (lost)
     return executor_lost(x, error);
-  if (kind == LS_STOP_SYSCALL && !(s.rflags & RFLAGS_TF))
+  if (kind == LS_STOP_SYSCALL && !s.tf)
     outcome->state.gpr[LS_R11] &= ~(uint64_t)RFLAGS_TF; /* SYSCALL stores RFLAGS there */
   return executor_stopped(x, run, kind, outcome);
 }

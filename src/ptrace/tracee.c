@@ -243,9 +243,11 @@ static void list_rseq(const tracee *child) {
 }
 
 /* Waits for a stop of the stub at `label`. Signals that others send meanwhile are suppressed. */
-static ls_status wait_at(const tracee *child, const sandbox *box, const uint8_t *label, ls_error *error) {
+static ls_status wait_at(tracee *child, const sandbox *box, const uint8_t *label, ls_error *error) {
   for (;;) {
     wait_report report = wait_until(child->pid, START_MS);
+    if (report.event == WAIT_DEAD)
+      child->pid = 0; /* reaped: the number may be another process's by now */
     if (report.event == WAIT_DEAD || report.event == WAIT_NOTHING)
       return died(report, error);
     struct user_regs_struct regs;
@@ -261,7 +263,7 @@ static ls_status wait_at(const tracee *child, const sandbox *box, const uint8_t 
   }
 }
 
-static ls_status bring_up(const tracee *child, const sandbox *box, ls_error *error) {
+static ls_status bring_up(tracee *child, const sandbox *box, ls_error *error) {
   const uintptr_t options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD;
   if (ptrace(PTRACE_SEIZE, child->pid, NULL, options) != 0)
     return refused(child->pid, errno, error);

@@ -49,7 +49,7 @@ wait_report wait_until(pid_t pid, int milliseconds) {
     if (milliseconds_now() > end)
       return (wait_report){.event = WAIT_NOTHING};
     nanosleep(&pause, NULL);
-    if (pause.tv_nsec < 2000000)
+    if (pause.tv_nsec < 200000)
       pause.tv_nsec *= 2;
   }
 }

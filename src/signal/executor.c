@@ -9,19 +9,12 @@
 #include "../cpu.h"
 #include "../error.h"
 #include "../flags.h"
-#include "../state_offsets.h"
 #include "handlers.h"
 #include "thread.h"
 
-enum { XMM_SIZE = 16, YMM_SIZE = 32, ZMM_SIZE = 64, LOW_REGISTERS = 16, FX_MXCSR_MASK = 28 };
+enum { XMM_SIZE = 16, YMM_SIZE = 32, ZMM_SIZE = 64, LOW_REGISTERS = 16 };
 
 /* ---- A run ---- */
-
-/* FXRSTOR takes the part of the state that has its layout, and loads XMM0-15 too, which are loaded anew. */
-static void prepare_x87(gate_data *data, const ls_state *state) {
-  memcpy(data->x87, (const uint8_t *)state + STATE_FX, STATE_FX_SIZE);
-  memset(data->x87 + FX_MXCSR_MASK, 0, sizeof(uint32_t));
-}
 
 /* The gate leaves the x87 as after FNINIT with the host's FCW. Sticky flags that the host had must be put
  * back through the environment (SDM vol. 1, 8.1.10). */
@@ -32,15 +25,6 @@ static void restore_fsw(uint16_t fsw) {
   __asm__ volatile("fnstenv %0" : "=m"(environment));
   environment.fsw = (environment.fsw & 0xffff0000) | fsw;
   __asm__ volatile("fldenv %0" : : "m"(environment));
-}
-
-static void finish_x87(const gate_data *data, uint32_t uses, const ls_state *start, ls_state *state) {
-  uint32_t mxcsr = state->mxcsr;
-  const void *from = uses & LS_USES_X87 ? data->x87 : (const uint8_t *)start + STATE_FX;
-  memcpy((uint8_t *)state + STATE_FX, from, STATE_FX_SIZE);
-  state->mxcsr = mxcsr;
-  state->reserved1 = 0;
-  state->reserved2 = 0;
 }
 
 /* What the gate does not store with narrow vectors is as it was at the start. */
@@ -56,16 +40,23 @@ static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *
 
 static void finish(const signal_executor *executor, const ls_run *run, ls_outcome *outcome) {
   ls_state *state = &outcome->state;
-  finish_x87(executor->data, run->uses, run->state, state);
   finish_vectors(executor->base.vectors, run->state, state);
   state->reserved0 = 0;
+  state->reserved1 = 0;
+  state->reserved2 = 0; /* FXSAVE puts MXCSR_MASK there */
   outcome->touched = 0;
   outcome->reserved = 0;
 }
 
-/* One tick more than fills the limit, since the first one comes at any time after the start. */
-static uint64_t ticks_for(uint32_t limit_ms, uint32_t tick_ms) {
-  return ((uint64_t)limit_ms + tick_ms - 1) / tick_ms + 1;
+/* One tick more than fills the limit, since the first one comes at any time after the start. Runs seldom
+ * change their limit, and a division costs a tenth of a short run. */
+static uint64_t ticks_for(signal_executor *executor, uint32_t limit_ms) {
+  if (limit_ms != executor->limit_ms) {
+    uint32_t tick_ms = executor->base.options.tick_ms;
+    executor->limit_ms = limit_ms;
+    executor->limit_ticks = ((uint64_t)limit_ms + tick_ms - 1) / tick_ms + 1;
+  }
+  return executor->limit_ticks;
 }
 
 static uint32_t prepare_steps(const signal_executor *executor, const ls_run *run, uint64_t entry,
@@ -83,7 +74,6 @@ static uint64_t pass_gate(signal_executor *executor, const ls_run *run) {
     return executor->enter(run->state);
   uint16_t fsw;
   __asm__ volatile("fnstsw %0" : "=m"(fsw));
-  prepare_x87(executor->data, run->state);
   uint64_t how = executor->enter(run->state);
   if (fsw)
     restore_fsw(fsw);
@@ -100,7 +90,7 @@ static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_ou
   }
   thread_record *record = thread_current;
   gate_data *data = executor->data;
-  record->ticks_left = ticks_for(run->limit_ms, base->options.tick_ms);
+  record->ticks_left = ticks_for(executor, run->limit_ms);
   data->entry = entry;
   data->outcome = outcome;
   data->flags = executor->gate_flags | (run->uses & LS_USES_X87 ? GATE_USES_X87 : 0) |
@@ -119,10 +109,11 @@ static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_ou
 
 /* ---- The gate ---- */
 
-static const struct template {
+typedef struct gate_template {
   const uint8_t *begin, *resume, *enter, *end;
-}
-templates[] = {
+} gate_template;
+
+static const gate_template templates[] = {
     [LS_VECTORS_SSE] = {gate_sse_begin, gate_sse_resume, gate_sse_enter, gate_sse_end},
     [LS_VECTORS_AVX] = {gate_avx_begin, gate_avx_resume, gate_avx_enter, gate_avx_end},
     [LS_VECTORS_AVX512] = {gate_avx512_begin, gate_avx512_resume, gate_avx512_enter, gate_avx512_end},
@@ -145,7 +136,7 @@ static ls_status make_gate(signal_executor *executor, ls_error *error) {
   ls_status status = map_gate(gate, error);
   if (status)
     return status;
-  const struct template *t = &templates[executor->base.vectors];
+  const gate_template *t = &templates[executor->base.vectors];
   memcpy((void *)gate, t->begin, (size_t)(t->end - t->begin));
   executor->data = (gate_data *)(gate + GATE_CODE);
   executor->data->executor = executor;
@@ -222,6 +213,7 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   *made = (signal_executor){.base = *base};
   made->base.ops = &ops;
   made->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
+  made->limit_ticks = 1; /* of a limit of 0 ms */
   made->gate_flags = cpu()->fsgsbase ? GATE_FSGSBASE : 0;
   ls_status status = make_gate(made, error);
   if (!status) {

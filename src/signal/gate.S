@@ -6,8 +6,10 @@
  *       FCW and RFLAGS; host_rsp = RSP;         outcome->state = general registers, selectors
  *     record->running = executor;               DS, ES = the host's; result = GATE_EXITED
  *     record->selector = BLOCK;               leave:
- *     load x87, vectors, MXCSR, DS, ES,         outcome->state = vectors, MXCSR, x87
- *       RFLAGS, general registers, RSP;         MXCSR, FCW, FS and GS bases = the host's
+ *     if x87 is used, load it, else             outcome->state = vectors, MXCSR, x87 if used
+ *       outcome->state = state's;               MXCSR, FCW, FS and GS bases = the host's
+ *     load vectors, MXCSR, DS, ES,
+ *       RFLAGS, general registers, RSP;
  *     goto entry;                               record->selector = ALLOW; record->running = NULL;
  *   }                                           return result;
  *
@@ -48,7 +50,6 @@
   .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
   vmovups %ymm\i, STATE_ZMM + 64 * \i(%rax)
   .endr
-  vzeroupper
 .endm
 
 .macro load_vectors_avx512
@@ -66,6 +67,32 @@
   .irp i, 0, 1, 2, 3, 4, 5, 6, 7
   kmovq %k\i, STATE_K + 8 * \i(%rax)
   .endr
+.endm
+
+/* Copies the STATE_FX_SIZE bytes that a state and an FXSAVE area share. Changes XMM0 or YMM0. */
+.macro copy_fx_sse from, to
+  .irp i, 0, 16, 32, 48, 64, 80, 96, 112, 128, 144
+  movups \i + \from, %xmm0
+  movups %xmm0, \i + \to
+  .endr
+.endm
+.macro copy_fx_avx from, to
+  .irp i, 0, 32, 64, 96, 128
+  vmovups \i + \from, %ymm0
+  vmovups %ymm0, \i + \to
+  .endr
+.endm
+.macro copy_fx_avx512 from, to
+  copy_fx_avx \from, \to
+.endm
+
+/* The host expects the upper halves of YMM0-15 to be zero: SSE instructions are slow otherwise. */
+.macro clear_upper_sse
+.endm
+.macro clear_upper_avx
+  vzeroupper
+.endm
+.macro clear_upper_avx512
   vzeroupper
 .endm
 
@@ -114,6 +141,7 @@
   .type gate_\vectors\()_begin, @object
 gate_\vectors\()_begin:
   .set .Ldata_\vectors, gate_\vectors\()_begin + GATE_CODE
+  .set .Lx87_\vectors, .Ldata_\vectors + GATE_X87
 
   /* The exit. */
   mov %rsp, .Ldata_\vectors + GATE_GUEST_RSP(%rip)
@@ -162,14 +190,16 @@ gate_\vectors\()_begin:
 
 .Lleave_\vectors:
   store_vectors_\vectors
-  stmxcsr STATE_MXCSR(%rax)
-  ldmxcsr SAVED_MXCSR(%rsp)
   testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
   jz 2f
-  fxsave64 .Ldata_\vectors + GATE_X87(%rip)
+  fxsave64 .Lx87_\vectors\()(%rip)
+  copy_fx_\vectors .Lx87_\vectors\()(%rip), STATE_FX(%rax)
   fninit
   fldcw SAVED_FCW(%rsp)
 2:
+  stmxcsr STATE_MXCSR(%rax)
+  ldmxcsr SAVED_MXCSR(%rsp)
+  clear_upper_\vectors
   movb $0, RECORD_SELECTOR(%rcx)
   testb $GATE_FSGSBASE, .Ldata_\vectors + GATE_FLAGS(%rip)
   jz 3f
@@ -229,8 +259,9 @@ gate_\vectors\()_enter:
   mov %rax, RECORD_RUNNING(%rdx)
   movb $1, RECORD_SELECTOR(%rdx)
   testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
-  jz 2f
-  fxrstor64 .Ldata_\vectors + GATE_X87(%rip)
+  jnz 6f
+  mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rcx
+  copy_fx_\vectors STATE_FX(%rdi), STATE_FX(%rcx)
 2:
   load_vectors_\vectors
   ldmxcsr STATE_MXCSR(%rdi)
@@ -249,6 +280,13 @@ gate_\vectors\()_enter:
   mov STATE_GPR + 32(%rdi), %rsp
   mov STATE_GPR + 56(%rdi), %rdi
   jmp *.Ldata_\vectors + GATE_ENTRY(%rip)
+
+  /* FXRSTOR and FXSAVE are faster than XRSTOR and XSAVE of this component alone (measured on Zen 5: 77 and 143
+   * ns the pair). They load XMM0-15 too, which are loaded anew, and ignore the mask behind MXCSR. */
+6:
+  copy_fx_\vectors STATE_FX(%rdi), .Lx87_\vectors\()(%rip)
+  fxrstor64 .Lx87_\vectors\()(%rip)
+  jmp 2b
 
   /* With TF, and for an odd SS, by IRET: it loads RIP, CS, RFLAGS, RSP and SS at once, so that the first trap
    * comes after exactly one instruction of the guest (SDM vol. 3, 18.3.1.4). */
@@ -269,6 +307,7 @@ gate_\vectors\()_enter:
   mov STATE_GPR + 56(%rdi), %rdi
   iretq
 gate_\vectors\()_end:
+  .org gate_\vectors\()_begin + GATE_CODE /* an error if the code does not fit */
   .size gate_\vectors\()_begin, . - gate_\vectors\()_begin
 .endm
 

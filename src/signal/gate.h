@@ -70,7 +70,7 @@ typedef struct gate_data {
   uint64_t guest_rsp, guest_rax;    /* for a few instructions of the exit */
   uint32_t flags, reserved;
   uint64_t stack[(GATE_STACK_TOP - GATE_STACK) / 8]; /* for PUSHF, POPF and IRET */
-  uint8_t x87[576];                                  /* FXSAVE area and, behind it, an XSAVE header */
+  uint8_t x87[512];                                  /* FXSAVE area */
 } gate_data;
 
 _Static_assert(offsetof(gate_data, host_rsp) == GATE_HOST_RSP, "gate.S");

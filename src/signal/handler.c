@@ -49,6 +49,14 @@ static bool in_arena(uint64_t address) {
   return thread_arena && address - thread_arena < ARENA_SIZE;
 }
 
+/* Here, since it runs with whatever FS is. */
+static thread_record *find_record(int tid) {
+  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
+    if (__atomic_load_n(&thread_slot_used[slot], __ATOMIC_ACQUIRE) && thread_slot(slot)->tid == tid)
+      return thread_slot(slot);
+  return NULL;
+}
+
 static place find_place(const signal_executor *executor, const greg_t *regs) {
   if (!executor)
     return PLACE_HOST;
@@ -200,8 +208,10 @@ static void call_previous(int sig, siginfo_t *info, ucontext_t *context, kernel_
 
 /* The host's handler may leave by a jump, which leaves the alternate stack disarmed: the next run in this
  * thread then looks after it. */
-static void chain(int sig, siginfo_t *info, ucontext_t *context, thread_record *record) {
-  kernel_action *previous = handlers_previous(sig);
+static void chain(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
+                  const handler_frame *frame) {
+  bool called = frame->return_address != (uintptr_t)handler_return;
+  kernel_action *previous = handlers_previous(sig, called);
   if (previous->handler == (uintptr_t)SIG_DFL || previous->handler == (uintptr_t)SIG_IGN) {
     take_default(sig, info, previous);
     return;
@@ -338,7 +348,7 @@ static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_r
   if (fault && where == PLACE_ENTERING && info->si_code == SI_KERNEL)
     leave(record->running, record, regs, frame, GATE_REFUSED);
   else if (!fault || where == PLACE_ENTERING || where == PLACE_LEAVING)
-    chain(sig, info, context, record);
+    chain(sig, info, context, record, frame);
   else if (sig == SIGTRAP && info->si_code == TRAP_TRACE && record->steps_left)
     step(record, info, regs, frame);
   else
@@ -348,7 +358,7 @@ static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_r
 void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
                    handler_frame *frame) {
   if (!record) /* the host has an alternate stack of its own, or this thread never ran a guest */
-    record = thread_find((int)kernel_call(SYS_gettid, 0, 0, 0, 0));
+    record = find_record((int)kernel_call(SYS_gettid, 0, 0, 0, 0));
   const signal_executor *executor = record ? record->running : NULL;
   greg_t *regs = context->uc_mcontext.gregs;
   bases guest = {0, 0};
@@ -363,7 +373,7 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
   } else if (executor && is_dispatched_call(sig, info)) {
     dispatched_call(record, info, regs, frame);
   } else if (where == PLACE_HOST) {
-    chain(sig, info, context, record);
+    chain(sig, info, context, record, frame);
   } else {
     guest_signal(sig, info, context, record, where, frame);
   }

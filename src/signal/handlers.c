@@ -15,6 +15,8 @@ enum { FAULT_SIGNALS = sizeof fault_signals / sizeof fault_signals[0] };
 static struct {
   unsigned users;         /* executors that need it */
   kernel_action previous; /* valid from the first installation on, for handlers that chain to ours late */
+  kernel_action below;    /* if buried: what was `previous` when another handler was first found over ours */
+  bool buried;
 } table[SIGNALS_MAX];
 
 uint64_t handlers_fault_mask(void) {
@@ -24,8 +26,8 @@ uint64_t handlers_fault_mask(void) {
   return mask;
 }
 
-kernel_action *handlers_previous(int sig) {
-  return &table[sig].previous;
+kernel_action *handlers_previous(int sig, bool called) {
+  return called && table[sig].buried ? &table[sig].below : &table[sig].previous;
 }
 
 static long kernel_sigaction(int sig, const kernel_action *action, kernel_action *old) {
@@ -36,10 +38,12 @@ static bool is_ours(const kernel_action *action) {
   return action->handler == (uintptr_t)handler_entry;
 }
 
-/* The previous action is known before ours can be called, and read again as it is replaced. */
-static ls_status install(int sig, uint64_t mask, ls_error *error) {
+/* The previous action is known before ours can be called, and read again as it is replaced. All signals wait
+ * until ours is handled: were a handler of the host's to run on top of it, with the guest's system calls
+ * blocked and SIGSYS too, its first call outside the allowed range would kill (see borrow_dispatch). */
+static ls_status install(int sig, ls_error *error) {
   kernel_action action = {(uintptr_t)handler_entry, SA_SIGINFO | SA_ONSTACK | SA_RESTART | KERNEL_SA_RESTORER,
-                          (uintptr_t)handler_return, mask};
+                          (uintptr_t)handler_return, UINT64_MAX};
   kernel_action old, now;
   long result = kernel_sigaction(sig, NULL, &old);
   if (!result && is_ours(&old)) /* put back by somebody who had replaced it: then `previous` still holds */
@@ -66,13 +70,19 @@ static ls_status install(int sig, uint64_t mask, ls_error *error) {
 
 static void restore(int sig) {
   kernel_action now;
-  if (kernel_sigaction(sig, NULL, &now) == 0 && is_ours(&now))
+  if (kernel_sigaction(sig, NULL, &now))
+    return;
+  if (is_ours(&now)) {
     kernel_sigaction(sig, &table[sig].previous, NULL);
+  } else if (!table[sig].buried) {
+    table[sig].below = table[sig].previous;
+    table[sig].buried = true;
+  }
 }
 
-static ls_status acquire_one(int sig, uint64_t mask, ls_error *error) {
+static ls_status acquire_one(int sig, ls_error *error) {
   if (table[sig].users == 0) {
-    ls_status status = install(sig, mask, error);
+    ls_status status = install(sig, error);
     if (status)
       return status;
   }
@@ -88,16 +98,15 @@ static void release_one(int sig) {
 }
 
 ls_status handlers_acquire(int interrupt_signal, ls_error *error) {
-  uint64_t mask = handlers_fault_mask() | signal_bit(interrupt_signal);
   int done = 0;
   signal_lock();
   ls_status status = LS_OK;
   while (!status && done < FAULT_SIGNALS) {
-    status = acquire_one(fault_signals[done], mask, error);
+    status = acquire_one(fault_signals[done], error);
     done += !status;
   }
   if (!status)
-    status = acquire_one(interrupt_signal, mask, error);
+    status = acquire_one(interrupt_signal, error);
   while (status && done > 0)
     release_one(fault_signals[--done]);
   signal_unlock();

@@ -6,6 +6,8 @@
 #ifndef LOCKSTEP_SIGNAL_HANDLERS_H
 #define LOCKSTEP_SIGNAL_HANDLERS_H
 
+#include <stdbool.h>
+
 #include "../lockstep.h"
 #include "kernel.h"
 
@@ -22,7 +24,9 @@ void handlers_release(int interrupt_signal);
 /* The six fault signals, as a mask. */
 uint64_t handlers_fault_mask(void);
 
-/* Signal safe, without TLS: what stood there before for `sig`. Writable, for SA_RESETHAND. */
-kernel_action *handlers_previous(int sig);
+/* Signal safe, without TLS: what stood there before for `sig`. Writable, for SA_RESETHAND. `called`: ours was
+ * not entered by the kernel but called by a handler which somebody had installed over ours and which may have
+ * survived our last executor; then it is what stood there before both. */
+kernel_action *handlers_previous(int sig, bool called);
 
 #endif

@@ -24,7 +24,6 @@
 #endif
 
 enum {
-  SLOTS = ARENA_SIZE / ARENA_SLOT,
   STACK_OFFSET = 2 * LS_PAGE, /* in a slot, behind record and guard page */
   HOST_ROOM = 64 << 10,       /* bytes of a stack that are left for a host's handler */
   ARCH_GET_FS_BASE = 0x1003,  /* asm/prctl.h */
@@ -41,7 +40,7 @@ _Thread_local thread_record *thread_current __attribute__((tls_model("initial-ex
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t exit_key;
 static ls_status setup_status;
-static uint8_t slot_used[SLOTS];
+HIDDEN uint8_t thread_slot_used[THREAD_SLOTS];
 
 void signal_lock(void) {
   pthread_mutex_lock(&lock);
@@ -53,16 +52,12 @@ void signal_unlock(void) {
 
 /* ---- The arena ---- */
 
-static thread_record *slot_record(unsigned slot) {
-  return (thread_record *)(thread_arena + (uintptr_t)slot * ARENA_SLOT);
-}
-
 static unsigned slot_of(const thread_record *record) {
   return (unsigned)(((uintptr_t)record - thread_arena) / ARENA_SLOT);
 }
 
 static void slot_free(unsigned slot) {
-  __atomic_store_n(&slot_used[slot], 0, __ATOMIC_RELEASE);
+  __atomic_store_n(&thread_slot_used[slot], 0, __ATOMIC_RELEASE);
 }
 
 static bool arena_reserve(void) {
@@ -77,34 +72,27 @@ static bool arena_reserve(void) {
 /* Under the lock. NULL: no slot or no memory. */
 static thread_record *slot_claim(void) {
   unsigned slot = 0;
-  while (slot < SLOTS && slot_used[slot])
+  while (slot < THREAD_SLOTS && thread_slot_used[slot])
     slot++;
-  if (slot == SLOTS)
+  if (slot == THREAD_SLOTS)
     return NULL;
-  thread_record *record = slot_record(slot);
+  thread_record *record = thread_slot(slot);
   uint8_t *stack = (uint8_t *)record + STACK_OFFSET;
   if (mprotect(record, LS_PAGE, PROT_READ | PROT_WRITE) ||
       mprotect(stack, ARENA_SLOT - STACK_OFFSET, PROT_READ | PROT_WRITE))
     return NULL;
   memset(record, 0, sizeof *record);
   record->timer = -1;
-  __atomic_store_n(&slot_used[slot], 1, __ATOMIC_RELEASE);
+  __atomic_store_n(&thread_slot_used[slot], 1, __ATOMIC_RELEASE);
   return record;
-}
-
-thread_record *thread_find(int tid) {
-  for (unsigned slot = 0; slot < SLOTS; slot++)
-    if (__atomic_load_n(&slot_used[slot], __ATOMIC_ACQUIRE) && slot_record(slot)->tid == tid)
-      return slot_record(slot);
-  return NULL;
 }
 
 /* ---- Once per process ---- */
 
 /* The other threads' slots: those threads are not in the child. */
 static void after_fork_in_child(void) {
-  for (unsigned slot = 0; slot < SLOTS; slot++)
-    if (slot_used[slot] && slot_record(slot) != thread_current)
+  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
+    if (thread_slot_used[slot] && thread_slot(slot) != thread_current)
       slot_free(slot);
   signal_unlock();
 }
@@ -213,9 +201,9 @@ static void drop_timer(thread_record *record) {
 }
 
 void thread_drop_timers(int sig) {
-  for (unsigned slot = 0; slot < SLOTS; slot++)
-    if (slot_used[slot] && slot_record(slot)->timer_signal == sig)
-      drop_timer(slot_record(slot));
+  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
+    if (thread_slot_used[slot] && thread_slot(slot)->timer_signal == sig)
+      drop_timer(thread_slot(slot));
 }
 
 /* A slow periodic timer on this thread's CPU time, whose ticks the handler counts. A one-shot timer per run
@@ -304,7 +292,7 @@ static ls_status attach(signal_executor *executor, ls_error *error) {
     record = slot_claim();
   if (!record || (is_new && pthread_setspecific(exit_key, record)))
     return error_set(error, LS_ERR_MEMORY, 0, LS_NONE,
-                     "no alternate stack left: at most %d threads can run guests", SLOTS);
+                     "no alternate stack left: at most %d threads can run guests", THREAD_SLOTS);
   if (record->epoch != epoch)
     renew(record, epoch);
   thread_current = record;

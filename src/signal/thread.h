@@ -1,6 +1,9 @@
 /* What a thread lends while it runs guests: alternate stack, signal mask, timer, system-call dispatch.
  * Internal to src/signal.
  *
+ * What the host must not do in the meantime: block the fault signals, or let a handler without SA_ONSTACK
+ * strike a running guest, whose RSP it would use.
+ *
  * Alternate stacks lie in one arena of address space, one slot per thread, so that a handler finds the
  * thread's record by masking RSP, without TLS: the FS base may be the guest's.
  *
@@ -58,10 +61,23 @@ typedef struct handler_frame {
   uint16_t fs, gs; /* at the signal */
   uint64_t
       flags; /* loaded before rt_sigreturn: ID and NT, which it does not restore, stay as they are here */
+  uint64_t reserved;
+  uintptr_t return_address; /* handler_return, or in a handler that was installed over ours and calls it */
 } handler_frame;
+
+_Static_assert(offsetof(handler_frame, flags) == 8 && offsetof(handler_frame, return_address) == 24,
+               "entry.S");
 
 /* Base of the arena, ARENA_SIZE bytes, or 0 before the first attach. Read by entry.S. */
 HIDDEN extern uintptr_t thread_arena;
+
+/* Which slots belong to a thread. */
+enum { THREAD_SLOTS = ARENA_SIZE / ARENA_SLOT };
+HIDDEN extern uint8_t thread_slot_used[THREAD_SLOTS];
+
+static inline thread_record *thread_slot(unsigned slot) {
+  return (thread_record *)(thread_arena + (uintptr_t)slot * ARENA_SLOT);
+}
 
 /* The calling thread's record, or NULL. */
 extern _Thread_local thread_record *thread_current
@@ -75,15 +91,12 @@ ls_status thread_attach(signal_executor *executor, ls_error *error);
 /* True if the calling thread's record is good for `executor`: no system call. */
 static inline bool thread_ready(const signal_executor *executor) {
   const thread_record *record = thread_current;
-  return record && record->serial == executor->serial && record->epoch == *executor->base.box.epoch &&
-         !record->unsure;
+  return record && record == executor->data->record && record->serial == executor->serial &&
+         record->epoch == *executor->base.box.epoch && !record->unsure;
 }
 
 /* Deletes the timers of all threads that ring with `sig`, which no executor uses any more. */
 void thread_drop_timers(int sig);
-
-/* The record of the attached thread `tid`, or NULL. Signal safe, without TLS. */
-thread_record *thread_find(int tid);
 
 /* 1 if the kernel has Syscall User Dispatch. */
 bool thread_can_dispatch(void);
