@@ -7,13 +7,13 @@
 #include <string.h>
 #include <time.h>
 
-#include "behaviour.h"
 #include "engine.h"
-#include "generate.h"
-#include "oracle.h"
-#include "probe.h"
-#include "report.h"
-#include "stats.h"
+#include "feedback/behaviour.h"
+#include "feedback/stats.h"
+#include "forms/probe.h"
+#include "generate/generate.h"
+#include "oracle/oracle.h"
+#include "oracle/report.h"
 
 /* libFuzzer calls the mutator and the crossover equally often. Mutated programs fault about every other time,
  * since an operand that pointed somewhere meets a register that no longer does, and a fault costs as much as

@@ -9,7 +9,7 @@
 #include <jansson.h>
 
 #include "check.h"
-#include "testcase.h"
+#include "testcase/testcase.h"
 
 static const char *command;
 static char scratch[] = "/tmp/lockstep-test-XXXXXX";

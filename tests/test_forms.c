@@ -6,11 +6,11 @@
 #include <string.h>
 #include <time.h>
 
-#include "forms.h"
-#include "policy.h"
-#include "probe.h"
+#include "forms/forms.h"
+#include "forms/policy.h"
+#include "forms/probe.h"
 #include "rng.h"
-#include "testcase.h"
+#include "testcase/testcase.h"
 
 enum { SKIP = 77 };
 

@@ -3,11 +3,11 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "forms.h"
-#include "generate.h"
-#include "policy.h"
-#include "probe.h"
-#include "values.h"
+#include "forms/forms.h"
+#include "forms/policy.h"
+#include "forms/probe.h"
+#include "generate/generate.h"
+#include "generate/values.h"
 
 enum { PROGRAMS = 3000, COVERING_PROGRAMS = 50000, MUTATIONS = 20000 };
 

@@ -1,6 +1,6 @@
 /* The importer: blocks that only run with the right initial values do, and what cannot be run is refused. */
 #include "check.h"
-#include "import.h"
+#include "import/import.h"
 #include "rng.h"
 
 static ls_executor *reference;

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "oracle.h"
-#include "report.h"
+#include "oracle/oracle.h"
+#include "oracle/report.h"
 
 static oracle *the_oracle;
 static testcase test;

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "policy.h"
+#include "forms/policy.h"
 
 typedef struct policy_case {
   const char *bytes; /* hex */

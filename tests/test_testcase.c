@@ -3,7 +3,7 @@
 
 #include "check.h"
 #include "rng.h"
-#include "testcase.h"
+#include "testcase/testcase.h"
 
 enum { CASES = 100000 };
 

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../affinity.h"
 #include "bench_rows.h"
 #include "cli.h"
+#include "oracle/affinity.h"
 
 enum { ROUNDS_DEFAULT = 25, ROUNDS_MAX = 1001, OPTION_JSON = 'j', OPTION_ROUNDS = 'r' };
 

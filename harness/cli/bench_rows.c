@@ -13,7 +13,7 @@
 #include "cli.h"
 #include "floor.h"
 #include "floor_ptrace.h"
-#include "oracle.h"
+#include "oracle/oracle.h"
 
 enum { XSAVE_ROOM = 16384, CODE_ROOM = LS_PAGE, COMPARED = LS_PAGE - LS_CONTROL_SIZE };
 

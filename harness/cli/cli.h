@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #include "lockstep.h"
-#include "testcase.h"
+#include "testcase/testcase.h"
 
 /* What every sub-command exits with; where several apply, the first of 1, 4, 5. CLI_EXIT_CODES says the same
  * in --help. */

@@ -1,11 +1,12 @@
-/* Bare floors: the least that the measured thing could cost, written out by hand, to be measured beside it. */
+/* Bare floors: the least that the measured thing could cost, written out by hand, to be measured beside it.
+ */
 #ifndef CLI_FLOOR_H
 #define CLI_FLOOR_H
 
 #include "lockstep.h"
 
-/* Loads all registers of *in by plain moves, jumps to `code`, which must end with `jmp *floor_leave`, and stores
- * all registers to *out. Vectors as wide as `vectors` says. */
+/* Loads all registers of *in by plain moves, jumps to `code`, which must end with `jmp *floor_leave`, and
+ * stores all registers to *out. Vectors as wide as `vectors` says. */
 void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
 
 /* The same with XRSTOR and XSAVE of `area` (aligned to 64, all of XCR0) in place of the moves of vectors. */

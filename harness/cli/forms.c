@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "cli.h"
-#include "forms.h"
-#include "policy.h"
-#include "probe.h"
+#include "forms/forms.h"
+#include "forms/policy.h"
+#include "forms/probe.h"
 
 typedef struct forms_options {
   bool list, json;

@@ -4,8 +4,8 @@
 #include <sys/random.h>
 
 #include "cli.h"
-#include "generate.h"
-#include "probe.h"
+#include "forms/probe.h"
+#include "generate/generate.h"
 
 typedef struct generate_options {
   uint32_t count;

@@ -4,7 +4,7 @@
 
 #include "blocks.h"
 #include "cli.h"
-#include "import.h"
+#include "import/import.h"
 
 typedef struct import_options {
   bool json, raw, no_run, verbose;

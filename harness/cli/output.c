@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "cli.h"
-#include "report.h"
+#include "oracle/report.h"
 
 void cli_complain(const char *format, ...) {
   va_list arguments;

@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "cli.h"
-#include "oracle.h"
-#include "report.h"
+#include "oracle/oracle.h"
+#include "oracle/report.h"
 
 typedef struct run_options {
   bool json, any, quiet;

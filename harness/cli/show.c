@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "cli.h"
-#include "listing.h"
-#include "testcase_codec.h"
+#include "oracle/listing.h"
+#include "testcase/testcase_codec.h"
 
 static const char *const window_names[TESTCASE_WINDOWS] = {"code", "data", "constants", "stack"};
 

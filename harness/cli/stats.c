@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "cli.h"
-#include "stats.h"
+#include "feedback/stats.h"
 
 enum { OPTION_JSON = 'j', OPTION_FINDING = 'f' };
 

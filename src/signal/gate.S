@@ -201,15 +201,21 @@ gate_\vectors\()_begin:
   ldmxcsr SAVED_MXCSR(%rsp)
   clear_upper_\vectors
   movb $0, RECORD_SELECTOR(%rcx)
+  mov %fs, %edx
+  mov %gs, %esi
+  or %rsi, %rdx
   testb $GATE_FSGSBASE, .Ldata_\vectors + GATE_FLAGS(%rip)
   jz 3f
-  rdfsbase %rdx
-  rdgsbase %rsi
-  xor RECORD_FS_BASE(%rcx), %rdx
-  xor RECORD_GS_BASE(%rcx), %rsi
+  rdfsbase %rsi
+  rdgsbase %rdi
+  xor RECORD_FS_BASE(%rcx), %rsi
+  xor RECORD_GS_BASE(%rcx), %rdi
   or %rsi, %rdx
-  jnz 5f
+  or %rdi, %rdx
 3:
+  test %rdx, %rdx
+  jnz 5f
+4:
   movq $0, RECORD_RUNNING(%rcx)
   mov %ebx, %eax
   add $SAVED_SIZE, %rsp
@@ -221,7 +227,8 @@ gate_\vectors\()_begin:
   pop %rbx
   ret
 
-  /* Bases by system call: it works whether or not the kernel keeps what WRFSBASE writes. */
+  /* By system call, which loads null selectors too, and works whether or not the kernel keeps what WRFSBASE
+   * writes. */
 5:
   mov %rcx, %r12
   mov $ARCH_SET_FS, %edi
@@ -233,7 +240,7 @@ gate_\vectors\()_begin:
   mov $SYS_arch_prctl, %eax
   syscall
   mov %r12, %rcx
-  jmp 3b
+  jmp 4b
 
 gate_\vectors\()_resume:
   popfq

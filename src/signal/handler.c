@@ -206,8 +206,8 @@ static void call_previous(int sig, siginfo_t *info, ucontext_t *context, kernel_
     ((void (*)(int))action.handler)(sig);
 }
 
-/* The host's handler may leave by a jump, which leaves the alternate stack disarmed: the next run in this
- * thread then looks after it. */
+/* The host's handler may leave by a jump. So during the call nothing of a guest is going on in the record;
+ * and the jump leaves the alternate stack disarmed, which the next run in this thread looks after. */
 static void chain(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
                   const handler_frame *frame) {
   bool called = frame->return_address != (uintptr_t)handler_return;
@@ -216,18 +216,19 @@ static void chain(int sig, siginfo_t *info, ucontext_t *context, thread_record *
     take_default(sig, info, previous);
     return;
   }
-  uint8_t selector = SELECTOR_ALLOW, unsure = 0;
-  if (record) {
-    selector = record->selector;
-    unsure = record->unsure;
-    record->selector = SELECTOR_ALLOW;
-    record->unsure = 1;
+  if (!record) {
+    call_previous(sig, info, context, previous);
+    return;
   }
+  uint8_t selector = record->selector, unsure = record->unsure;
+  signal_executor *running = record->running;
+  record->running = NULL;
+  record->selector = SELECTOR_ALLOW;
+  record->unsure = 1;
   call_previous(sig, info, context, previous);
-  if (record) {
-    record->selector = selector;
-    record->unsure = unsure;
-  }
+  record->unsure = unsure;
+  record->selector = selector;
+  record->running = running;
 }
 
 /* A handler of the host's, running on top of the guest, made a system call from outside the allowed range:

@@ -89,8 +89,13 @@ static thread_record *slot_claim(void) {
 
 /* ---- Once per process ---- */
 
-/* The other threads' slots: those threads are not in the child. */
+/* The other threads are not in the child, and this one has neither its timer nor Syscall User Dispatch there.
+ */
 static void after_fork_in_child(void) {
+  if (thread_current) {
+    thread_current->timer = -1;
+    thread_current->dispatch = false;
+  }
   for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
     if (thread_slot_used[slot] && thread_slot(slot) != thread_current)
       slot_free(slot);
@@ -237,8 +242,7 @@ static uint64_t host_base(int request) {
   return base;
 }
 
-/* Of a thread that has no record yet, or that is the one that survived a fork: a child inherits alternate
- * stack and mask, but neither timers nor Syscall User Dispatch. */
+/* Of a thread that has no record yet, or that is the one that survived a fork. */
 static void renew(thread_record *record, uint32_t epoch) {
   record->epoch = epoch;
   record->tid = (int)syscall(SYS_gettid);
@@ -248,8 +252,6 @@ static void renew(thread_record *record, uint32_t epoch) {
   __asm__ volatile("mov %%es, %0" : "=r"(record->es));
   record->selector = SELECTOR_ALLOW;
   record->running = NULL;
-  record->timer = -1;
-  record->dispatch = false;
 }
 
 static void release(thread_record *record) {
@@ -290,7 +292,11 @@ static ls_status attach(signal_executor *executor, ls_error *error) {
   bool is_new = !record, all = is_new || record->epoch != epoch || record->unsure;
   if (is_new)
     record = slot_claim();
-  if (!record || (is_new && pthread_setspecific(exit_key, record)))
+  if (is_new && record && pthread_setspecific(exit_key, record)) {
+    slot_free(slot_of(record));
+    record = NULL;
+  }
+  if (!record)
     return error_set(error, LS_ERR_MEMORY, 0, LS_NONE,
                      "no alternate stack left: at most %d threads can run guests", THREAD_SLOTS);
   if (record->epoch != epoch)

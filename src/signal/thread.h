@@ -1,8 +1,8 @@
 /* What a thread lends while it runs guests: alternate stack, signal mask, timer, system-call dispatch.
  * Internal to src/signal.
  *
- * What the host must not do in the meantime: block the fault signals, or let a handler without SA_ONSTACK
- * strike a running guest, whose RSP it would use.
+ * What the host must not do in the meantime: block the fault signals; let a handler without SA_ONSTACK strike
+ * a running guest, whose RSP it would use; or leave a guest by a jump from a handler of any but our signals.
  *
  * Alternate stacks lie in one arena of address space, one slot per thread, so that a handler finds the
  * thread's record by masking RSP, without TLS: the FS base may be the guest's.

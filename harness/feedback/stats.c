@@ -1,0 +1,83 @@
+#include "feedback/stats.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char magic[8] = "LSSTATS";
+
+void stats_init(stats *s) {
+  memset(s, 0, sizeof *s);
+  memcpy(s->magic, magic, sizeof magic);
+  s->size = sizeof *s;
+  s->forms = forms_count();
+}
+
+static void set_bit(uint8_t *bits, form_id form) {
+  if (form < STATS_FORMS_MAX)
+    bits[form / 8] |= (uint8_t)(1u << form % 8);
+}
+
+void stats_see(stats *s, form_id form) {
+  set_bit(s->seen, form);
+}
+
+void stats_allow(stats *s, form_id form) {
+  set_bit(s->allowed, form);
+}
+
+void stats_finish(stats *s) {
+  s->forms_allowed = 0;
+  s->forms_seen = 0;
+  for (size_t i = 0; i < sizeof s->allowed; i++) {
+    s->forms_allowed += (uint32_t)__builtin_popcount(s->allowed[i]);
+    s->forms_seen += (uint32_t)__builtin_popcount((unsigned)(s->allowed[i] & s->seen[i]));
+  }
+}
+
+void stats_add(stats *sum, const stats *more) {
+  if (sum->begun == 0 || more->begun < sum->begun)
+    sum->begun = more->begun;
+  if (more->ended > sum->ended)
+    sum->ended = more->ended;
+  sum->programs += more->programs;
+  for (int i = 0; i < VERDICTS; i++)
+    sum->counts.verdicts[i] += more->counts.verdicts[i];
+  for (int i = 0; i < ORACLE_REASONS; i++)
+    sum->counts.reasons[i] += more->counts.reasons[i];
+  for (int i = 0; i < LS_STOP_KINDS; i++)
+    sum->counts.stops[i] += more->counts.stops[i];
+  for (size_t i = 0; i < sizeof sum->seen; i++) {
+    sum->seen[i] |= more->seen[i];
+    sum->allowed[i] |= more->allowed[i];
+  }
+}
+
+int stats_write(const stats *s, const char *path) {
+  char temporary[4096];
+  if ((size_t)snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid()) >= sizeof temporary)
+    return ENAMETOOLONG;
+  FILE *file = fopen(temporary, "wb");
+  if (!file)
+    return errno;
+  size_t written = fwrite(s, sizeof *s, 1, file);
+  int trouble = fclose(file) != 0 || written != 1 ? errno : 0;
+  if (!trouble && rename(temporary, path) != 0)
+    trouble = errno;
+  if (trouble)
+    unlink(temporary);
+  return trouble;
+}
+
+int stats_read(stats *s, const char *path) {
+  FILE *file = fopen(path, "rb");
+  if (!file)
+    return errno;
+  size_t got = fread(s, 1, sizeof *s, file);
+  int more = fgetc(file) != EOF;
+  fclose(file);
+  bool ours = got == sizeof *s && !more && memcmp(s->magic, magic, sizeof magic) == 0 &&
+              s->size == sizeof *s && s->forms == forms_count();
+  return ours ? 0 : EINVAL;
+}

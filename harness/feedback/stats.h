@@ -1,0 +1,38 @@
+/* What a fuzzing process did, in a file that outlives it: rewritten every second or so and at the end, so
+ * that Ctrl-C or a crash loses at most that much. Read again by `lockstep stats` of the same build. */
+#ifndef HARNESS_STATS_H
+#define HARNESS_STATS_H
+
+#include "forms/forms.h"
+#include "oracle/oracle.h"
+
+enum { STATS_FORMS_MAX = 1 << 15 };
+
+typedef struct stats {
+  char magic[8];          /* "LSSTATS" */
+  uint32_t size;          /* of this structure: another build's file is not read */
+  uint32_t forms;         /* forms_count() */
+  uint64_t programs;      /* run in at least the reference */
+  double begun, ended;    /* CLOCK_MONOTONIC in seconds, the same for all processes of a machine */
+  uint32_t forms_allowed; /* 0: not known, nothing was generated */
+  uint32_t forms_seen;    /* of the allowed ones; filled in by stats_finish */
+  oracle_counts counts;
+  uint8_t allowed[STATS_FORMS_MAX / 8], seen[STATS_FORMS_MAX / 8];
+} stats;
+
+void stats_init(stats *s);
+void stats_see(stats *s, form_id form);
+void stats_allow(stats *s, form_id form);
+
+/* Counts the allowed forms and those of them that were seen. */
+void stats_finish(stats *s);
+
+/* Adds `more` to `sum`, whose time becomes that from the earlier begin to the later end. */
+void stats_add(stats *sum, const stats *more);
+
+/* To and from a file, whole or not at all (a temporary file is renamed). Returns 0, or errno; reading a file
+ * of another kind or build is EINVAL. */
+int stats_write(const stats *s, const char *path);
+int stats_read(stats *s, const char *path);
+
+#endif

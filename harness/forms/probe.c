@@ -1,0 +1,98 @@
+/* Which forms this CPU runs: an example of each is run once in the reference executor. CPUID would have to be
+ * translated form by form, and says nothing of what a hypervisor or the kernel's XCR0 takes away. */
+#include "forms/probe.h"
+
+#include <signal.h>
+#include <string.h>
+
+#include "forms/policy.h"
+#include "testcase/testcase.h"
+
+enum {
+  PROBE_LIMIT_MS = 100, /* a form that waits that long does run */
+  PROBE_ATTEMPTS = 3    /* a child can be lost for reasons outside */
+};
+
+typedef struct prober {
+  ls_executor *reference;
+  const ls_layout *layout;
+  ls_image *image;
+  ls_state state; /* the same start for all */
+} prober;
+
+static uint64_t middle_of(const ls_layout *layout, unsigned window) {
+  return layout->windows[window].address + layout->windows[window].size / 2;
+}
+
+/* Addresses everywhere, so that most examples reach mapped memory: not that it matters, a page fault is as
+ * good a sign of life as any. The examples use RBX as base and no displacement. */
+static void prepare_state(prober *p) {
+  ls_state_init(&p->state);
+  for (unsigned i = 0; i < 16; i++)
+    p->state.gpr[i] = middle_of(p->layout, TESTCASE_DATA);
+  p->state.gpr[LS_RSP] = middle_of(p->layout, TESTCASE_STACK);
+}
+
+/* The example as a program of one instruction; a branch leaves it over its jump link. */
+static ls_instruction probe_instruction(form_id form, const form_example *example) {
+  ls_instruction instruction = {.id = form, .next = LS_NONE, .jump = LS_NONE};
+  const uint8_t *bytes = form_bytes(form, &instruction.length);
+  memcpy(instruction.bytes, bytes, instruction.length);
+  if (example->instruction.raw.imm[0].is_relative) {
+    instruction.field = LS_FIELD_BRANCH;
+    instruction.field_offset = example->instruction.raw.imm[0].offset;
+    instruction.field_size = example->instruction.raw.imm[0].size / 8;
+  }
+  return instruction;
+}
+
+static ls_status run_patiently(const prober *p, const ls_run *run, ls_outcome *outcome, ls_error *error) {
+  ls_status status = LS_ERR_CHILD;
+  for (unsigned i = 0; i < PROBE_ATTEMPTS && status == LS_ERR_CHILD; i++)
+    status = ls_executor_run(p->reference, run, outcome, error);
+  return status;
+}
+
+static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_error *error) {
+  form_example example;
+  uint8_t length;
+  const uint8_t *bytes = form_bytes(form, &length);
+  harness_decode(bytes, length, &example.instruction, example.operands);
+  const ls_instruction instruction = probe_instruction(form, &example);
+  const ls_program program = {&instruction, 1, 0};
+  ls_run run = {.state = &p->state, .limit_ms = PROBE_LIMIT_MS};
+  ls_outcome outcome;
+  if (policy_uses_x87(&example.instruction, example.operands))
+    run.uses = LS_USES_X87;
+  ls_status status = ls_image_build(p->image, &program, p->layout, error);
+  if (status == LS_OK)
+    status = ls_executor_load(p->reference, p->image, error);
+  if (status == LS_OK)
+    status = run_patiently(p, &run, &outcome, error);
+  if (status != LS_OK)
+    return status;
+  const bool illegal = outcome.stop.kind == LS_STOP_FAULT && outcome.stop.signal == SIGILL &&
+                       outcome.state.rip == ls_image_address(p->image, 0);
+  *support = illegal ? FORM_ILLEGAL : FORM_RUNS;
+  return LS_OK;
+}
+
+ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error) {
+  prober p = {.reference = reference, .layout = ls_executor_layout(reference), .image = ls_image_create()};
+  if (p.image == NULL) {
+    if (error != NULL)
+      *error = (ls_error){.status = LS_ERR_MEMORY, .index = LS_NONE, .text = "No memory for a code image."};
+    return LS_ERR_MEMORY;
+  }
+  prepare_state(&p);
+  memset(support, FORM_UNPROBED, forms_count());
+  ls_status status = LS_OK;
+  for (form_id form = 0; form < forms_count() && status == LS_OK; form++) {
+    if (policy_of_form(form)->action == POLICY_EXCLUDE)
+      support[form] = FORM_NOT_PROBED;
+    else
+      status = probe_form(&p, form, &support[form], error);
+  }
+  ls_image_destroy(p.image);
+  return status;
+}

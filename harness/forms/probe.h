@@ -1,0 +1,19 @@
+/* Which forms this CPU runs: found by running an example of each in the reference child. */
+#ifndef HARNESS_PROBE_H
+#define HARNESS_PROBE_H
+
+#include "forms/forms.h"
+#include "lockstep.h"
+
+typedef enum form_support {
+  FORM_UNPROBED = 0,
+  FORM_RUNS,      /* executed, or faulted with anything but SIGILL */
+  FORM_ILLEGAL,   /* SIGILL (#UD): not on this CPU, or not in user mode */
+  FORM_NOT_PROBED /* its policy row excludes it */
+} form_support;
+
+/* Probes all forms that the policy does not exclude (about half a second) with a reference executor made for
+ * testcase_layout(). support[forms_count()] is filled in. */
+ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error);
+
+#endif

@@ -1,0 +1,117 @@
+/* A direct-mapped memory of decoded instructions, and the walk over an image that uses it. */
+#include "forms/scan.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+enum { SLOTS = 1 << 15, KEY_SIZE = 16 };
+
+typedef struct slot {
+  uint8_t key[KEY_SIZE]; /* the bytes, zero-padded; the last is their number, so that an empty slot matches
+                            none */
+  scan_info info;
+} slot;
+
+static slot slots[SLOTS];
+
+static unsigned base_kind(ZydisRegister base) {
+  switch (base) {
+  case ZYDIS_REGISTER_NONE:
+    return 0;
+  case ZYDIS_REGISTER_RIP:
+    return 1;
+  case ZYDIS_REGISTER_RSP:
+    return 2;
+  default:
+    return 3;
+  }
+}
+
+/* What kind of access the first memory operand is, in 14 bits and one that says that there is an operand. */
+static uint16_t access_of(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands) {
+  for (unsigned i = 0; i < instruction->operand_count; i++) {
+    const ZydisDecodedOperand *o = &operands[i];
+    if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+      continue;
+    unsigned size = o->size ? (unsigned)__builtin_ctz(o->size) : 0;
+    unsigned index = o->mem.index == ZYDIS_REGISTER_NONE ? 0 : o->mem.type == ZYDIS_MEMOP_TYPE_VSIB ? 2 : 1;
+    unsigned scale = o->mem.scale ? (unsigned)__builtin_ctz(o->mem.scale) : 0;
+    unsigned written = (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    unsigned read = (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
+    unsigned moved = instruction->raw.disp.size == 0 ? 0 : instruction->raw.disp.size == 8 ? 1 : 2;
+    return (uint16_t)(1u << 15 | base_kind(o->mem.base) << 12 | index << 10 | scale << 8 | (size & 15) << 4 |
+                      moved << 2 | written << 1 | read);
+  }
+  return 0;
+}
+
+static scan_info look(const uint8_t *bytes, size_t size) {
+  ZydisDecodedInstruction instruction;
+  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+  size_t rows;
+  scan_info info = {.row = policy_rows(&rows), .form = FORM_NONE};
+  if (!harness_decode(bytes, size, &instruction, operands))
+    return info;
+  info.row = policy_of(&instruction, operands);
+  info.form = form_of(&instruction, operands);
+  info.length = instruction.length;
+  info.uses_x87 = policy_uses_x87(&instruction, operands);
+  info.access = access_of(&instruction, operands);
+  return info;
+}
+
+scan_info scan(const uint8_t *bytes, size_t size) {
+  uint8_t key[KEY_SIZE] = {0};
+  if (size > LS_INSTRUCTION_MAX)
+    size = LS_INSTRUCTION_MAX;
+  memcpy(key, bytes, size);
+  key[KEY_SIZE - 1] = (uint8_t)size;
+  slot *s = &slots[XXH3_64bits(key, sizeof key) % SLOTS];
+  if (memcmp(s->key, key, sizeof key) != 0) {
+    s->info = look(bytes, size);
+    memcpy(s->key, key, sizeof key);
+  }
+  return s->info;
+}
+
+/* Is `offset` where an instruction of the program begins? */
+static bool begins_body(const ls_image *image, uint64_t base, uint32_t offset) {
+  const ls_range *range = ls_image_find(image, base + offset);
+  return range && range->part == LS_PART_BODY && range->offset == offset;
+}
+
+/* Decodes on in the image from inside instruction `index` until the stream is back at a beginning. */
+static const policy_row *scan_odd(const ls_image *image, uint32_t index, bool *uses_x87) {
+  size_t size;
+  const uint8_t *bytes = ls_image_bytes(image, &size);
+  uint64_t base =
+      ls_image_address(image, index) - ls_image_find(image, ls_image_address(image, index))->offset;
+  uint32_t offset = (uint32_t)(ls_image_address(image, index) - base);
+  do {
+    scan_info info = scan(bytes + offset, size - offset);
+    if (info.row->action == POLICY_EXCLUDE)
+      return info.row;
+    *uses_x87 |= info.uses_x87;
+    if (!info.length)
+      return NULL; /* #UD stops it here */
+    offset += info.length;
+  } while (offset < size && !begins_body(image, base, offset));
+  return NULL;
+}
+
+const policy_row *scan_image(const ls_image *image, const ls_program *program, uint32_t *instruction,
+                             bool *uses_x87) {
+  *uses_x87 = false;
+  for (uint32_t i = 0; i < program->count; i++) {
+    const ls_instruction *in = &program->instructions[i];
+    scan_info info = scan(in->bytes, in->length);
+    const policy_row *row = info.row->action == POLICY_EXCLUDE ? info.row : NULL;
+    if (!row && info.length != in->length)
+      row = scan_odd(image, i, uses_x87);
+    *uses_x87 |= info.uses_x87;
+    *instruction = i;
+    if (row)
+      return row;
+  }
+  return NULL;
+}

@@ -1,0 +1,27 @@
+/* What an instruction is, remembered: the oracle and the coverage features ask this for every instruction of
+ * every program, and most instructions have been asked for before. */
+#ifndef HARNESS_SCAN_H
+#define HARNESS_SCAN_H
+
+#include "forms/policy.h"
+
+typedef struct scan_info {
+  const policy_row *row; /* never NULL; of the ordinary row where nothing decodes */
+  form_id form;          /* FORM_NONE if the catalogue has none, or nothing decodes */
+  uint8_t length;        /* of the instruction; 0: nothing decodes */
+  bool uses_x87;
+  uint16_t
+      access; /* shape of its memory operand: base, index, scale, displacement, size, direction; 0: none */
+} scan_info;
+
+/* The first instruction in the `size` (1 to 15 are looked at) bytes. By value: the memory of it is small and
+ * forgets. Not thread safe (the harness is one thread). */
+scan_info scan(const uint8_t *bytes, size_t size);
+
+/* Goes through a code image as straight as it will be executed, and through every instruction of the program
+ * even where one's bytes end in the middle of another's. Returns the first row that excludes an instruction,
+ * its index in *instruction, or NULL. *uses_x87 tells whether any decoded instruction does. */
+const policy_row *scan_image(const ls_image *image, const ls_program *program, uint32_t *instruction,
+                             bool *uses_x87);
+
+#endif

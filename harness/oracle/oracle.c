@@ -1,0 +1,307 @@
+/* One test case, two executors, one verdict.
+ *
+ * The reference runs first. Its child holds nothing but the guest's memory, so its outcome proves what the
+ * program touches: guest memory only, until it stops, or faults at an address A. The program is admitted to
+ * the thread only if it stopped for a reason that the thread can reproduce without touching the host: no
+ * instruction that the policy excludes, no poisoned FS or GS base, no time-out, and an A that faults in this
+ * process too. */
+#include "oracle/oracle.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "forms/scan.h"
+#include "oracle/affinity.h"
+
+enum { DEFAULT_LIMIT_MS = 200, CANONICAL_BITS = 47 };
+
+struct oracle {
+  oracle_options options;
+  ls_executor *reference, *thread;
+  ls_image *image;
+  affinity affinity;
+  oracle_counts counts;
+  testcase_contents contents;
+};
+
+/* ---- Names ---- */
+
+const char *verdict_name(verdict v) {
+  static const char *const names[VERDICTS] = {"same", "different", "inconclusive", "refused"};
+  return (unsigned)v < VERDICTS ? names[v] : "unknown";
+}
+
+static const struct {
+  const char *name, *sentence;
+} reasons[ORACLE_REASONS] = {
+    [REASON_NONE] = {"none", "both executors agree or disagree"},
+    [REASON_TIMEOUT] = {"timeout", "it used up its CPU time in the reference"},
+    [REASON_STACK_POINTER] = {"stack-pointer", "it faulted with a non-canonical stack pointer, with which a "
+                                               "processor reports faults that depend on timing"},
+    [REASON_REFERENCE_UNSTABLE] = {"reference-unstable", "two runs of the reference ended differently"},
+    [REASON_THREAD_UNSTABLE] = {"thread-unstable", "two runs in the thread ended differently"},
+    [REASON_REFERENCE_LOST] = {"reference-lost", "the reference child was killed from outside"},
+    [REASON_POLICY] = {"policy", "it contains an instruction that is not run in the thread"},
+    [REASON_FS_GS] = {"fs-gs", "it uses or changes the base of FS or GS, which are the host's"},
+    [REASON_ADDRESS] = {"address", "it faults in the reference where this process has memory"},
+    [REASON_SYSCALL] = {"syscall", "it makes a system call, which this kernel cannot stop in the thread"},
+    [REASON_PROGRAM] = {"program", "it cannot be laid out"},
+    [REASON_STATE] = {"state", "the processor does not load its initial state"},
+    [REASON_NO_REFERENCE] = {"no-reference", "tracing is not possible here"},
+};
+
+const char *oracle_reason_name(oracle_reason reason) {
+  return (unsigned)reason < ORACLE_REASONS ? reasons[reason].name : "unknown";
+}
+
+const char *oracle_reason_sentence(oracle_reason reason) {
+  return (unsigned)reason < ORACLE_REASONS ? reasons[reason].sentence : "unknown";
+}
+
+/* ---- Making and ending ---- */
+
+ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *error) {
+  oracle *o = aligned_alloc(64, (sizeof *o + 63) / 64 * 64);
+  if (!o)
+    return LS_ERR_MEMORY;
+  memset(o, 0, sizeof *o);
+  o->affinity.cpu = -1;
+  if (options)
+    o->options = *options;
+  if (!o->options.limit_ms)
+    o->options.limit_ms = DEFAULT_LIMIT_MS;
+  if (o->options.pin)
+    affinity_pin(&o->affinity); /* before the child is made, which inherits the mask */
+  ls_options how = {.vectors = o->options.vectors};
+  o->image = ls_image_create();
+  ls_status status = o->image ? LS_OK : LS_ERR_MEMORY;
+  if (!status)
+    status = ls_executor_create(LS_PTRACE, testcase_layout(), &how, &o->reference, error);
+  if (!status)
+    status = ls_executor_create(LS_SIGNAL, testcase_layout(), &how, &o->thread, error);
+  if (status) {
+    oracle_destroy(o);
+    return status;
+  }
+  *out = o;
+  return LS_OK;
+}
+
+void oracle_destroy(oracle *o) {
+  if (!o)
+    return;
+  ls_executor_destroy(o->thread);
+  ls_executor_destroy(o->reference);
+  ls_image_destroy(o->image);
+  affinity_release(&o->affinity);
+  free(o);
+}
+
+const oracle_counts *oracle_counts_of(const oracle *o) {
+  return &o->counts;
+}
+
+ls_executor *oracle_executor(oracle *o, ls_kind kind) {
+  return kind == LS_SIGNAL ? o->thread : o->reference;
+}
+
+/* ---- Running in one executor ---- */
+
+static ls_status run_in(oracle *o, ls_executor *executor, const ls_run *run, ls_outcome *outcome,
+                        ls_error *error) {
+  ls_status status = ls_executor_reset(executor, o->contents.window, error);
+  if (!status)
+    status = ls_executor_run(executor, run, outcome, error);
+  if (status)
+    return status;
+  if (executor == o->thread && o->options.tamper)
+    o->options.tamper(outcome, executor, o->options.tamper_context);
+  outcome_canonicalise(outcome);
+  return LS_OK;
+}
+
+/* The reference with one more try when its child was killed from outside, and again with x87 state loaded if
+ * it turns out that the program uses that although no instruction of it shows it (a jump into the middle of
+ * one). */
+static ls_status run_reference(oracle *o, ls_run *run, ls_outcome *outcome, ls_error *error) {
+  ls_status status = run_in(o, o->reference, run, outcome, error);
+  if (status == LS_ERR_CHILD)
+    status = run_in(o, o->reference, run, outcome, error);
+  if (!status && (outcome->touched & LS_USES_X87) && !(run->uses & LS_USES_X87)) {
+    run->uses |= LS_USES_X87;
+    status = run_in(o, o->reference, run, outcome, error);
+  }
+  return status;
+}
+
+/* ---- Verdicts ---- */
+
+static void conclude(oracle_result *result, verdict v, oracle_reason reason) {
+  result->verdict = v;
+  result->reason = reason;
+}
+
+/* An executor's refusal that is the test's own doing, or LS_OK turned into a verdict; others are errors. */
+static ls_status conclude_error(oracle_result *result, ls_status status) {
+  switch (status) {
+  case LS_ERR_STATE:
+    conclude(result, VERDICT_REFUSED, REASON_STATE);
+    return LS_OK;
+  case LS_ERR_CHILD:
+    conclude(result, VERDICT_INCONCLUSIVE, REASON_REFERENCE_LOST);
+    return LS_OK;
+  case LS_ERR_NO_REFERENCE:
+    conclude(result, VERDICT_REFUSED, REASON_NO_REFERENCE);
+    return LS_OK;
+  default:
+    return status;
+  }
+}
+
+static bool canonical(uint64_t address) {
+  int64_t top = (int64_t)address >> CANONICAL_BITS;
+  return top == 0 || top == -1;
+}
+
+static bool in_guest(const ls_layout *layout, uint64_t address) {
+  for (uint32_t i = 0; i < layout->window_count; i++)
+    if (address - layout->windows[i].address < layout->windows[i].size)
+      return true;
+  return false;
+}
+
+/* Will the access that faulted in the reference fault in this process? Guest windows have the same access in
+ * both. */
+static bool faults_here(oracle *o, const ls_stop *stop) {
+  if (stop->code == SI_KERNEL) /* #GP and the like: no address is involved */
+    return true;
+  if (stop->signal != SIGSEGV && stop->signal != SIGBUS)
+    return true;
+  return in_guest(testcase_layout(), stop->address) || ls_address_faults(o->thread, stop->address, 1);
+}
+
+/* Decides by the reference's outcome whether the thread may run it. True: it may. */
+static bool admit(oracle *o, oracle_result *result) {
+  const ls_outcome *r = &result->reference;
+  if (r->stop.kind == LS_STOP_TIMEOUT) {
+    conclude(result, VERDICT_INCONCLUSIVE, REASON_TIMEOUT);
+  } else if (r->touched & LS_TOUCHED_FS_GS) {
+    conclude(result, VERDICT_REFUSED, REASON_FS_GS);
+  } else if (r->stop.kind == LS_STOP_SYSCALL && !ls_executor_stops_syscalls(o->thread)) {
+    conclude(result, VERDICT_REFUSED, REASON_SYSCALL);
+  } else if (r->stop.kind == LS_STOP_FAULT && r->stop.code == SI_KERNEL && r->stop.signal != SIGTRAP &&
+             !canonical(r->state.gpr[LS_RSP])) {
+    conclude(result, VERDICT_INCONCLUSIVE, REASON_STACK_POINTER);
+  } else if (r->stop.kind == LS_STOP_FAULT && !faults_here(o, &r->stop)) {
+    conclude(result, VERDICT_REFUSED, REASON_ADDRESS);
+  } else {
+    return true;
+  }
+  return false;
+}
+
+static bool digest_equal(outcome_digest a, outcome_digest b) {
+  return a.state == b.state && a.memory == b.memory && a.stop == b.stop;
+}
+
+/* A difference counts only if it repeats: both run again and must agree with themselves. */
+static ls_status confirm(oracle *o, ls_run *run, oracle_result *result, ls_error *error) {
+  outcome_digest reference = outcome_digest_of(&result->reference, o->reference);
+  outcome_digest thread = outcome_digest_of(&result->thread, o->thread);
+  ls_status status = run_reference(o, run, &result->reference, error);
+  if (!status && !digest_equal(reference, outcome_digest_of(&result->reference, o->reference))) {
+    conclude(result, VERDICT_INCONCLUSIVE, REASON_REFERENCE_UNSTABLE);
+    return LS_OK;
+  }
+  if (!status)
+    status = run_in(o, o->thread, run, &result->thread, error);
+  if (status)
+    return conclude_error(result, status);
+  if (!digest_equal(thread, outcome_digest_of(&result->thread, o->thread))) {
+    conclude(result, VERDICT_INCONCLUSIVE, REASON_THREAD_UNSTABLE);
+    return LS_OK;
+  }
+  conclude(result, VERDICT_DIFFERENT, REASON_NONE);
+  outcome_compare(&result->reference, &result->thread, o->reference, o->thread, &result->differences);
+  return LS_OK;
+}
+
+/* Lays the program out and looks through it. True: it may be tried. */
+static bool prepare(oracle *o, const ls_program *program, ls_run *run, oracle_result *result) {
+  bool uses_x87;
+  ls_error why;
+  if (ls_image_build(o->image, program, testcase_layout(), &why) != LS_OK) {
+    conclude(result, VERDICT_REFUSED, REASON_PROGRAM);
+    return false;
+  }
+  uint32_t at;
+  const policy_row *row = scan_image(o->image, program, &at, &uses_x87);
+  if (row) {
+    conclude(result, VERDICT_REFUSED, REASON_POLICY);
+    result->detail = row->name;
+    return false;
+  }
+  run->uses = uses_x87 ? LS_USES_X87 : 0;
+  return true;
+}
+
+static ls_status judge(oracle *o, ls_run *run, oracle_result *result, ls_error *error) {
+  ls_status status = ls_executor_load(o->reference, o->image, error);
+  if (!status)
+    status = run_reference(o, run, &result->reference, error);
+  if (status)
+    return conclude_error(result, status);
+  if (!admit(o, result))
+    return LS_OK;
+  status = ls_executor_load(o->thread, o->image, error);
+  if (!status)
+    status = run_in(o, o->thread, run, &result->thread, error);
+  if (status)
+    return conclude_error(result, status);
+  if (outcome_equal(&result->reference, &result->thread, o->reference, o->thread)) {
+    conclude(result, VERDICT_SAME, REASON_NONE);
+    return LS_OK;
+  }
+  return confirm(o, run, result, error);
+}
+
+ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error) {
+  ls_program program = testcase_program(test);
+  ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms};
+  result->detail = NULL;
+  result->image = o->image;
+  result->differences.count = 0;
+  result->differences.kept = 0;
+  ls_status status = LS_OK;
+  if (prepare(o, &program, &run, result)) {
+    testcase_contents_make(test, &o->contents);
+    status = judge(o, &run, result, error);
+  }
+  if (status)
+    return status;
+  o->counts.verdicts[result->verdict]++;
+  o->counts.reasons[result->reason]++;
+  if (result->verdict == VERDICT_SAME || result->verdict == VERDICT_DIFFERENT)
+    o->counts.stops[result->reference.stop.kind]++;
+  return LS_OK;
+}
+
+ls_status oracle_step(oracle *o, const testcase *test, uint64_t steps, ls_outcome *reference,
+                      ls_outcome *thread, bool *equal, ls_error *error) {
+  ls_program program = testcase_program(test);
+  ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms, .steps = steps};
+  oracle_result unused;
+  if (!prepare(o, &program, &run, &unused))
+    return LS_ERR_PROGRAM;
+  testcase_contents_make(test, &o->contents);
+  ls_status status = ls_executor_load(o->reference, o->image, error);
+  if (!status)
+    status = ls_executor_load(o->thread, o->image, error);
+  if (!status)
+    status = run_reference(o, &run, reference, error);
+  if (!status)
+    status = run_in(o, o->thread, &run, thread, error);
+  *equal = !status && outcome_equal(reference, thread, o->reference, o->thread);
+  return status;
+}

@@ -1,0 +1,85 @@
+/* The oracle: runs a test case in both executors and gives a verdict. The reference runs first; what it
+ * proves about the program decides whether the program is admitted to the thread (docs/INTERNALS.md). */
+#ifndef HARNESS_ORACLE_H
+#define HARNESS_ORACLE_H
+
+#include "lockstep.h"
+#include "oracle/compare.h"
+#include "testcase/testcase.h"
+
+typedef enum verdict {
+  VERDICT_SAME,
+  VERDICT_DIFFERENT,
+  VERDICT_INCONCLUSIVE,
+  VERDICT_REFUSED,
+  VERDICTS
+} verdict;
+
+const char *verdict_name(verdict v); /* "same", "different", "inconclusive", "refused" */
+
+/* Why a verdict was given; counted one by one. */
+typedef enum oracle_reason {
+  REASON_NONE,          /* same, different */
+  REASON_TIMEOUT,       /* inconclusive: the reference ran out of CPU time */
+  REASON_STACK_POINTER, /* inconclusive: #GP with a non-canonical RSP (facts: a spurious fault at a tick) */
+  REASON_REFERENCE_UNSTABLE, /* inconclusive: the reference disagrees with itself */
+  REASON_THREAD_UNSTABLE,    /* inconclusive: the thread disagrees with itself */
+  REASON_REFERENCE_LOST,     /* inconclusive: the child was killed from outside */
+  REASON_POLICY,             /* refused: an instruction that the policy excludes */
+  REASON_FS_GS,              /* refused: met the poisoned FS or GS base */
+  REASON_ADDRESS,            /* refused: the fault's address is mapped in this process */
+  REASON_SYSCALL,            /* refused: a system call, and this kernel cannot trap it in thread */
+  REASON_PROGRAM,            /* refused: cannot be laid out */
+  REASON_STATE,              /* refused: the CPU does not load this state */
+  REASON_NO_REFERENCE,       /* refused: tracing is not possible here */
+  ORACLE_REASONS
+} oracle_reason;
+
+const char *oracle_reason_name(oracle_reason reason);     /* one word: "timeout" */
+const char *oracle_reason_sentence(oracle_reason reason); /* for people */
+
+typedef struct oracle oracle;
+
+typedef struct oracle_options {
+  ls_vectors vectors; /* LS_VECTORS_AUTO: all there is */
+  uint32_t limit_ms;  /* CPU time of one run; 0 = 200 */
+  bool pin;           /* keep the calling thread on one CPU that no other Lockstep process has claimed */
+  /* For tests: called after every run in the thread; may damage the outcome or the memory. */
+  void (*tamper)(ls_outcome *thread, ls_executor *thread_executor, void *context);
+  void *tamper_context;
+} oracle_options;
+
+typedef struct oracle_result {
+  verdict verdict;
+  oracle_reason reason;
+  const char *detail; /* more about a refusal or NULL: the policy row's name, an instruction's trouble; valid
+                         until the next run */
+  ls_outcome reference;   /* canonical; meaningful unless refused before it ran */
+  ls_outcome thread;      /* canonical; meaningful if same or different */
+  comparison differences; /* if different */
+  ls_image *image;        /* of the oracle: what ran; valid until the next run */
+} oracle_result;
+
+typedef struct oracle_counts {
+  uint64_t verdicts[VERDICTS];
+  uint64_t reasons[ORACLE_REASONS];
+  uint64_t stops[LS_STOP_KINDS]; /* of the reference, for same and different */
+} oracle_counts;
+
+/* NULL options: the defaults. Where tracing is not possible this fails with LS_ERR_NO_REFERENCE. */
+ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *error);
+void oracle_destroy(oracle *o);
+
+/* Runs the test in both and compares. Only errors that are not the test's own (no memory) are returned. */
+ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error);
+
+/* Runs a test that oracle_run gave a verdict for, `steps` instructions of it in each executor, and says
+ * whether the outcomes are equal. Nothing is counted. `reference` and `thread` receive canonical outcomes. An
+ * error of either executor counts as a difference at that point and is returned. */
+ls_status oracle_step(oracle *o, const testcase *test, uint64_t steps, ls_outcome *reference,
+                      ls_outcome *thread, bool *equal, ls_error *error);
+
+const oracle_counts *oracle_counts_of(const oracle *o);
+ls_executor *oracle_executor(oracle *o, ls_kind kind);
+
+#endif

@@ -1,0 +1,15 @@
+/* What the three files that implement testcase.h share. Internal to them. */
+#ifndef HARNESS_TESTCASE_CODEC_H
+#define HARNESS_TESTCASE_CODEC_H
+
+#include "testcase/testcase.h"
+
+/* The state that an entry's register section is relative to: ls_state_init, RSP in the middle of the stack,
+ * and the vectors of pattern `vectors`. */
+void testcase_base_state(uint8_t vectors, ls_state *state);
+
+/* As testcase_init, without the one instruction: count is 0, which is not a valid test case yet. What
+ * the arrays of instructions and patches hold stays as it is. */
+void testcase_clear(testcase *test);
+
+#endif
