@@ -1,11 +1,13 @@
 /* The main fuzz target: a test case runs in both executors, which must agree. Engine-neutral: libFuzzer,
  * AFL++ and standalone.c call the same LLVMFuzzer functions. A difference is printed and aborts, so that the
  * engine keeps the input. LOCKSTEP_STATS=FILE keeps a running account (harness/stats.h). */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <xxhash.h>
 
 #include "engine.h"
 #include "feedback/behaviour.h"
@@ -15,17 +17,22 @@
 #include "oracle/oracle.h"
 #include "oracle/report.h"
 
-/* libFuzzer calls the mutator and the crossover equally often. Mutated programs fault about every other time,
- * since an operand that pointed somewhere meets a register that no longer does, and a fault costs as much as
- * two clean runs: most inputs are made fresh. */
-enum { FRESH_PERCENT = 60, SPLICE_PERCENT = 20, STATS_EVERY = 16384 };
+/* Making a program takes half as long as running it; running the same one on other values costs next to
+ * nothing and finds bugs that depend on values. The rest are structural mutations. */
+enum {
+  FRESH_PERCENT = 15,
+  VALUE_PERCENT = 65,
+  SPLICE_PERCENT = 6,
+  FAULT_KEPT_PERCENT = 10,
+  GOOD_EVERY = 8,
+  CLOCK_EVERY = 64
+};
 
 __attribute__((section("__libfuzzer_extra_counters"))) static uint8_t counters[BEHAVIOUR_SIZE];
 
 static oracle *the_oracle;
 static generator *the_generator;
-static stats account;
-static const char *account_path;
+static stats *account;
 
 static double now(void) {
   struct timespec t;
@@ -35,19 +42,26 @@ static double now(void) {
 
 /* ---- The account ---- */
 
-static void write_account(void) {
-  if (!account_path)
-    return;
-  account.ended = now();
-  account.counts = *oracle_counts_of(the_oracle);
-  int trouble = stats_write(&account, account_path);
-  if (trouble)
-    fprintf(stderr, "lockstep: cannot write %s: %s\n", account_path, strerror(trouble));
+static void open_account(void) {
+  const char *path = getenv("LOCKSTEP_STATS");
+  account = stats_open(path);
+  if (!account) {
+    fprintf(stderr, "lockstep: cannot keep the account in %s: %s\n", path, strerror(errno));
+    exit(4);
+  }
+  account->begun = now();
+}
+
+static void count(void) {
+  account->programs++;
+  account->counts = *oracle_counts_of(the_oracle);
+  if (account->programs % CLOCK_EVERY == 1)
+    account->ended = now();
 }
 
 static void see_form(form_id form, void *context) {
   (void)context;
-  stats_see(&account, form);
+  stats_see(account, form);
 }
 
 /* ---- Start ---- */
@@ -80,10 +94,7 @@ static void start(void) {
     fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error.text);
     exit(3);
   }
-  account_path = getenv("LOCKSTEP_STATS");
-  stats_init(&account);
-  account.begun = now();
-  atexit(write_account);
+  open_account();
 }
 
 static bool started_up(void) {
@@ -113,20 +124,31 @@ static generator *get_generator(void) {
   }
   for (form_id form = 0; form < forms_count(); form++)
     if (generator_allows(the_generator, form))
-      stats_allow(&account, form);
+      stats_allow(account, form);
   return the_generator;
 }
 
 /* ---- One input ---- */
 
-static testcase *decode(testcase *test, const uint8_t *data, size_t size) {
-  testcase_decode(test, data, size);
-  return test;
+/* Inputs that ended in a fault, by their hash. Half of what an engine keeps does, since faults are of many
+ * kinds; what is made from them faults again, at the cost of two clean runs, before it gets anywhere. So most
+ * of the time the last program that ran to its end takes their place. */
+static uint8_t faulted[1 << 16];
+static testcase good;
+
+static uint8_t *faulted_mark(const uint8_t *data, size_t size) {
+  return &faulted[XXH3_64bits(data, size) % sizeof faulted];
+}
+
+static void remember(const uint8_t *data, size_t size, const testcase *test, const oracle_result *result) {
+  ls_stop_kind kind = result->reference.stop.kind;
+  *faulted_mark(data, size) = kind == LS_STOP_FAULT;
+  if (result->verdict == VERDICT_SAME && kind == LS_STOP_EXIT && account->programs % GOOD_EVERY == 0)
+    testcase_copy(&good, test);
 }
 
 static void report_and_abort(const testcase *test, oracle_result *result) {
   report_difference(stderr, test, result, the_oracle);
-  write_account();
   abort();
 }
 
@@ -136,27 +158,45 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   ls_error error;
   if (!started_up())
     return 0;
-  ls_status status = oracle_run(the_oracle, decode(&test, data, size), &result, &error);
+  testcase_decode(&test, data, size);
+  ls_status status = oracle_run(the_oracle, &test, &result, &error);
   if (status) {
     fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error.text);
     exit(3);
   }
-  account.programs++;
+  count();
+  remember(data, size, &test, &result);
   if (result.verdict == VERDICT_DIFFERENT)
     report_and_abort(&test, &result);
   if (result.verdict == VERDICT_SAME) {
     behaviour_note(&test, &result, counters);
     behaviour_forms(&test, &result, see_form, NULL);
   }
-  if (account.programs % STATS_EVERY == 0)
-    write_account();
   return 0;
 }
 
 /* ---- Making inputs ---- */
 
 static size_t encode_within(testcase *test, uint8_t *data, size_t max_size) {
-  return shrink_program(test, max_size) ? testcase_encode(test, data, max_size) : 0;
+  size_t size = testcase_encode(test, data, max_size);
+  if (size == 0 && shrink_program(test, max_size))
+    size = testcase_encode(test, data, max_size);
+  return size;
+}
+
+/* A fresh program, or the one in `data` changed. */
+static void make_input(generator *gen, rng *r, testcase *test, const uint8_t *data, size_t size) {
+  uint32_t draw = rng_below(r, 100);
+  if (size == 0 || good.count == 0 || draw < FRESH_PERCENT) {
+    generate_program(gen, r, test);
+    return;
+  }
+  if (*faulted_mark(data, size) && !rng_percent(r, FAULT_KEPT_PERCENT))
+    testcase_copy(test, &good);
+  else
+    testcase_decode(test, data, size);
+  if (draw >= FRESH_PERCENT + VALUE_PERCENT || !mutate_once(gen, r, test, MUTATE_VALUE))
+    mutate_program(gen, r, test);
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed) {
@@ -165,21 +205,23 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
   generator *gen = get_generator();
   if (!gen)
     return LLVMFuzzerMutate(data, size, max_size);
-  if (size == 0 || rng_percent(&r, FRESH_PERCENT))
-    generate_program(gen, &r, &test);
-  else
-    mutate_program(gen, &r, decode(&test, data, size));
+  make_input(gen, &r, &test, data, size);
   return encode_within(&test, data, max_size);
 }
 
+/* libFuzzer asks for a crossover as often as for a mutation. Most programs that are spliced fault, since
+ * addresses of one meet registers of the other. */
 size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1, const uint8_t *data2, size_t size2,
                                  uint8_t *out, size_t max_out_size, unsigned int seed) {
-  static testcase a, b, both;
+  static testcase first, second, made;
   rng r = {seed};
   generator *gen = get_generator();
-  if (gen && !rng_percent(&r, SPLICE_PERCENT))
-    generate_program(gen, &r, &both);
-  else
-    splice_programs(&r, decode(&a, data1, size1), decode(&b, data2, size2), &both);
-  return encode_within(&both, out, max_out_size);
+  if (gen && !rng_percent(&r, SPLICE_PERCENT)) {
+    make_input(gen, &r, &made, data1, size1);
+  } else {
+    testcase_decode(&first, data1, size1);
+    testcase_decode(&second, data2, size2);
+    splice_programs(&r, &first, &second, &made);
+  }
+  return encode_within(&made, out, max_out_size);
 }

@@ -101,7 +101,9 @@ __attribute__((aligned(64)))
 #endif
 ls_state;
 
-/* How wide the vector registers are that an executor loads and stores. */
+/* How wide the vector registers are that an executor loads and stores. What a mode does not cover (upper parts,
+ * ZMM16-31, opmasks) is not loaded, and the outcome repeats the start's, however the run ended; a program that
+ * uses it anyway finds there what happens to be there. */
 typedef enum ls_vectors {
   LS_VECTORS_AUTO = 0, /* the widest that this CPU and kernel have */
   LS_VECTORS_SSE,      /* XMM0-15 */

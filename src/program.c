@@ -180,8 +180,9 @@ static ls_status lay_out(code_layout *code, const ls_program *program, ls_error 
   uint64_t end = (set_offsets(code, program) + SLOT_SIZE - 1) / SLOT_SIZE * SLOT_SIZE;
   if (end + SLOT_SIZE > code->code_size)
     return error_set(error, LS_ERR_PROGRAM, 0, LS_NONE,
-                     "the program takes %llu bytes, the code window has %llu: give the layout a larger one",
-                     (unsigned long long)(end + SLOT_SIZE), (unsigned long long)code->code_size);
+                     "the program takes %" PRIu64 " bytes, the code window has %" PRIu64
+                     ": give the layout a larger one",
+                     end + SLOT_SIZE, code->code_size);
   code->size = end + SLOT_SIZE;
   if (code->size <= code->bytes_room)
     return LS_OK;

@@ -201,14 +201,17 @@ ls_status sandbox_map(sandbox *box, ls_error *error) {
 
 ls_status sandbox_renew(sandbox *box, ls_error *error) {
   const uint32_t *epoch = fork_epoch();
+  if (!epoch)
+    return out_of(error, "MADV_WIPEONFORK");
   int fd = make_memfd(box->size);
-  if (!epoch || fd < 0)
+  if (fd < 0)
     return out_of(error, "memfd_create");
   for (uint64_t done = 0; done < box->size;) {
     ssize_t n = pwrite(fd, box->alias + done, box->size - done, (off_t)done);
     if (n <= 0) {
+      ls_status status = out_of(error, "write"); /* while errno is the write's */
       close(fd);
-      return out_of(error, "write");
+      return status;
     }
     done += (uint64_t)n;
   }

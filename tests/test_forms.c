@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "forms/forms.h"
 #include "forms/policy.h"
@@ -61,7 +60,9 @@ static form_id reencoded(const form_example *example) {
 
 static void check_every_form(void) {
   for (form_id form = 0; form < forms_count(); form++) {
-    const form_example *example = form_decoded(form);
+    form_example decoded;
+    const form_example *example = &decoded;
+    form_decode(form, &decoded);
     char text[128];
     uint8_t length = 0;
     const uint8_t *bytes = form_bytes(form, &length);
@@ -80,7 +81,7 @@ static void check_size(void) {
   uint32_t mnemonics = 0;
   ZydisMnemonic last = ZYDIS_MNEMONIC_INVALID;
   for (form_id form = 0; form < forms_count(); form++) {
-    const ZydisMnemonic mnemonic = form_decoded(form)->instruction.mnemonic;
+    const ZydisMnemonic mnemonic = form_mnemonic(form);
     CHECK(mnemonic >= last, "forms are not sorted at %u", form);
     mnemonics += mnemonic != last;
     last = mnemonic;
@@ -183,38 +184,6 @@ static void check_random(void) {
   CHECK(decoded > 100000 && unknown < decoded / 100, "%u of %u have no form", unknown, decoded);
 }
 
-/* ---- Speed: printed, not judged ---------------------------------------------------------------------- */
-
-static double now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
-
-static void print_speed(void) {
-  uint64_t sum = 0; /* printed, so that nothing is optimised away */
-  const unsigned rounds = 20;
-  double start = now_ns();
-  for (unsigned round = 0; round < rounds; round++) {
-    for (form_id form = 0; form < forms_count(); form += 10) {
-      const form_example *example = form_decoded(form);
-      sum += form_of(&example->instruction, example->operands);
-    }
-  }
-  const double look_up = now_ns() - start;
-  start = now_ns();
-  for (unsigned round = 0; round < rounds; round++) {
-    for (form_id form = 0; form < forms_count(); form += 10) {
-      const form_example *example = form_decoded(form);
-      sum += (uintptr_t)policy_of(&example->instruction, example->operands);
-    }
-  }
-  const double calls = rounds * (forms_count() / 10.0);
-  const double classify = now_ns() - start;
-  printf("form_of %.0f ns, policy_of %.0f ns (sum %llx)\n", look_up / calls, classify / calls,
-         (unsigned long long)sum);
-}
-
 /* ---- The probe --------------------------------------------------------------------------------------- */
 
 static void check_support(const uint8_t *support, const char *hex, form_support expected) {
@@ -255,10 +224,8 @@ static int run_probe(void) {
     return SKIP;
   }
   uint8_t *support = calloc(forms_count(), 1), *again = calloc(forms_count(), 1);
-  const double start = now_ns();
   const bool probed = support != NULL && again != NULL && probe_forms(reference, support, &error) == LS_OK;
   CHECK(probed, "%s", error.text);
-  printf("probed in %.0f ms\n", (now_ns() - start) / 1e6);
   if (probed) {
     check_probed(support);
     CHECK(probe_forms(reference, again, &error) == LS_OK, "%s", error.text);
@@ -279,7 +246,6 @@ int main(int argc, char **argv) {
   check_pairs();
   check_texts();
   check_random();
-  print_speed();
   printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

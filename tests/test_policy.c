@@ -81,8 +81,9 @@ static void check_coverage(void) {
 /* The table by form says what the look-up says. */
 static void check_forms(void) {
   for (form_id form = 0; form < forms_count(); form++) {
-    const form_example *example = form_decoded(form);
-    const policy_row *row = policy_of(&example->instruction, example->operands);
+    form_example example;
+    form_decode(form, &example);
+    const policy_row *row = policy_of(&example.instruction, example.operands);
     if (policy_of_form(form) != row)
       fail("form", "-", row->name, policy_of_form(form)->name);
   }

@@ -631,6 +631,12 @@ static void *disturb(void *context) {
   return NULL;
 }
 
+static void *interrupt_once(void *context) {
+  usleep(20000);
+  pthread_kill(((disturber *)context)->thread, SIGURG);
+  return NULL;
+}
+
 static void signals_sent_by_the_host(void **unused) {
   (void)unused;
   struct sigaction action = {.sa_handler = count, .sa_flags = SA_ONSTACK}, old[2];
@@ -656,6 +662,40 @@ static void signals_sent_by_the_host(void **unused) {
   guest_close(&g);
   sigaction(SIGSEGV, &old[0], NULL);
   sigaction(SIGURG, &old[1], NULL);
+}
+
+/* The host's handler jumps out of the guest it struck: the run never returns, and the next one is a run as
+ * any other. */
+static void the_host_jumps_out_of_a_guest(void **unused) {
+  (void)unused;
+  struct sigaction action = {.sa_sigaction = jump_back, .sa_flags = SA_SIGINFO | SA_ONSTACK}, old;
+  if (TSAN) /* it would deliver when the guest is over */
+    skip();
+  sigaction(SIGURG, &action, &old);
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RDI] = DATA;
+  for (int i = 0; i < 3; i++) {
+    disturber d = {pthread_self(), ls_executor_memory(g.executor, DATA_WINDOW)};
+    pthread_t other;
+    load(&g, "80 3f 00 / 74 fb");
+    *d.enough = 0;
+    host_calls = 0;
+    if (!sigsetjmp(back, 1)) {
+      pthread_create(&other, NULL, interrupt_once, &d);
+      ls_run r = {.state = &state, .limit_ms = 10000};
+      must(ls_executor_run(g.executor, &r, &out, &error));
+      fail_msg("the handler was not called");
+    }
+    pthread_join(other, NULL);
+    assert_int_equal(host_calls, 1);
+    load(&g, "0f 0b");
+    fault_in_guest(&g, &state);
+  }
+  guest_close(&g);
+  sigaction(SIGURG, &old, NULL);
 }
 
 /* A host that installs its handler over ours, calls ours from it, and keeps it when the executors are gone.
@@ -965,6 +1005,7 @@ int main(void) {
       cmocka_unit_test_teardown(default_action_still_kills, close_all),
       cmocka_unit_test_teardown(everything_is_given_back, close_all),
       cmocka_unit_test_teardown(signals_sent_by_the_host, close_all),
+      cmocka_unit_test_teardown(the_host_jumps_out_of_a_guest, close_all),
       cmocka_unit_test_teardown(a_handler_over_ours, close_all),
       cmocka_unit_test_teardown(the_host_changes_its_stack, close_all),
       cmocka_unit_test_teardown(a_guest_may_lose_fs, close_all),

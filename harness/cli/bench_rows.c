@@ -263,8 +263,9 @@ static void *floor_code(const machine_code *const *code) {
     memcpy(at, code[i]->bytes, code[i]->length);
     at += code[i]->length;
   }
-  memcpy(at, "\xff\x25\0\0\0\0", 6);
-  memcpy(at + 6, &floor_leave, sizeof floor_leave);
+  static const uint8_t jump[6] = {0xff, 0x25};
+  memcpy(at, jump, sizeof jump);
+  memcpy(at + sizeof jump, &floor_leave, sizeof floor_leave);
   mprotect(room, CODE_ROOM, PROT_READ | PROT_EXEC);
   return room;
 }
@@ -324,9 +325,9 @@ static void make_lanes(bench *b, const ls_layout *layout) {
   b->contents[1] = b->page;
   lane *const bares[] = {&b->bare, &b->bare_x87};
   lane *const guests[] = {&b->thread, &b->thread_x87, &b->reference};
-  for (size_t i = 0; i < sizeof bares / sizeof *bares; i++)
+  for (size_t i = 0; i < sizeof bares / sizeof bares[0]; i++)
     fill_start(&bares[i]->start, (uint64_t)bare);
-  for (size_t i = 0; i < sizeof guests / sizeof *guests; i++)
+  for (size_t i = 0; i < sizeof guests / sizeof guests[0]; i++)
     fill_start(&guests[i]->start, layout->windows[1].address);
 }
 

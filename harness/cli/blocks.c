@@ -44,9 +44,10 @@ static size_t parse_hex(const char *text, size_t size, uint8_t *code) {
       i += 2;
       continue;
     }
-    if (i + 1 >= size || digit(text[i]) < 0 || digit(text[i + 1]) < 0)
+    int high = digit(text[i]), low = i + 1 < size ? digit(text[i + 1]) : -1;
+    if (high < 0 || low < 0)
       return 0;
-    code[count++] = (uint8_t)(digit(text[i]) << 4 | digit(text[i + 1]));
+    code[count++] = (uint8_t)(high << 4 | low);
     i += 2;
   }
   return count;

@@ -91,14 +91,14 @@ static uint8_t *read_stream(FILE *file, size_t limit, size_t *size, char *why, s
   size_t room = 4096;
   uint8_t *data = NULL;
   *size = 0;
-  while (!feof(file) && !ferror(file) && *size <= limit) {
+  do { /* once even at the end of the file: standard input may be named twice */
     uint8_t *more = realloc(data, room + 1);
     if (more == NULL)
       break;
     data = more;
     *size += fread(data + *size, 1, room - *size, file);
     room *= 2;
-  }
+  } while (!feof(file) && !ferror(file) && *size <= limit);
   if (feof(file) && *size <= limit) {
     data[*size] = 0;
     return data;

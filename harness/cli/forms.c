@@ -80,14 +80,13 @@ static bool take_census(const uint8_t *support, bool probed, census *c) {
   if (c->by_class == NULL)
     return false;
   for (form_id form = 0; form < forms_count(); form++) {
-    const ZydisDecodedInstruction *instruction = &form_decoded(form)->instruction;
     const policy_row *policy = policy_of_form(form);
     count_in(&c->all, policy, support[form]);
-    count_in(&c->by_encoding[instruction->encoding], policy, support[form]);
+    count_in(&c->by_encoding[form_encoding(form)], policy, support[form]);
     count_in(&c->by_class[policy - first], policy, support[form]);
     c->illegal += policy->action == POLICY_RUN && support[form] == FORM_ILLEGAL;
-    c->mnemonics += instruction->mnemonic != last; /* forms are sorted by mnemonic */
-    last = instruction->mnemonic;
+    c->mnemonics += form_mnemonic(form) != last; /* forms are sorted by mnemonic */
+    last = form_mnemonic(form);
   }
   return true;
 }

@@ -127,7 +127,7 @@ int main(int argc, char **argv) {
                               .doc = "Runs x86-64 machine code in the calling thread and under ptrace, and "
                                      "compares where both ended up.\v" CLI_EXIT_CODES,
                               .help_filter = help_filter};
-  char version[32];
+  static char version[32];
   snprintf(version, sizeof version, "lockstep %d.%d", LS_VERSION_MAJOR, LS_VERSION_MINOR);
   argp_program_version = version;
   argp_err_exit_status = CLI_USAGE;

@@ -80,9 +80,8 @@ static void print_people(const arguments *a) {
     if (s->counts.reasons[i])
       printf("    %-18s %llu: %s\n", oracle_reason_name((oracle_reason)i),
              (unsigned long long)s->counts.reasons[i], oracle_reason_sentence((oracle_reason)i));
-  size_t i;
-  json_t *path;
-  json_array_foreach(a->findings, i, path) printf("FINDING %s\n", json_string_value(path));
+  for (size_t i = 0; i < json_array_size(a->findings); i++)
+    printf("FINDING %s\n", json_string_value(json_array_get(a->findings, i)));
   if (!json_array_size(a->findings))
     puts("nothing diverged");
 }

@@ -13,12 +13,12 @@ static uint32_t hash_of(uint64_t a, uint64_t b, uint64_t c) {
 }
 
 /* Where `i` certainly leads to, or LS_NONE where that depends on the run. */
-static uint32_t certain_successor(const ls_instruction *in, scan_info info) {
+static uint32_t certain_successor(const ls_instruction *in, const scan_info *info) {
   if (in->field == LS_FIELD_BRANCH) {
     bool call = in->bytes[0] == 0xe8;
     return (in->flags & LS_NEVER_FALLS_THROUGH) || call ? in->jump : LS_NONE;
   }
-  if ((in->flags & LS_NEVER_FALLS_THROUGH) || info.length != in->length)
+  if ((in->flags & LS_NEVER_FALLS_THROUGH) || info->length != in->length)
     return LS_NONE;
   return in->next;
 }
@@ -27,19 +27,16 @@ void behaviour_forms(const testcase *test, const oracle_result *result,
                      void (*seen)(form_id form, void *context), void *context) {
   uint32_t i = 0;
   for (uint32_t steps = 0; i < test->count && steps < test->count; steps++) {
-    scan_info info = scan(test->instructions[i].bytes, test->instructions[i].length);
-    if (info.form != FORM_NONE)
-      seen(info.form, context);
+    const scan_info *info = &result->infos[i];
+    if (info->form != FORM_NONE)
+      seen(info->form, context);
     if (i == result->reference.stop.instruction)
       return;
     i = certain_successor(&test->instructions[i], info);
   }
   i = result->reference.stop.instruction;
-  if (i < test->count) {
-    scan_info info = scan(test->instructions[i].bytes, test->instructions[i].length);
-    if (info.form != FORM_NONE)
-      seen(info.form, context);
-  }
+  if (i < test->count && result->infos[i].form != FORM_NONE)
+    seen(result->infos[i].form, context);
 }
 
 static uint32_t window_of(uint64_t address) {
@@ -50,12 +47,10 @@ static uint32_t window_of(uint64_t address) {
   return LS_NONE;
 }
 
-static void note_accesses(const testcase *test, uint8_t *table) {
-  for (uint32_t i = 0; i < test->count; i++) {
-    uint16_t access = scan(test->instructions[i].bytes, test->instructions[i].length).access;
-    if (access)
-      table[hash_of(access, 0, 0) % BEHAVIOUR_ACCESS] = 1;
-  }
+static void note_accesses(uint32_t count, const scan_info *infos, uint8_t *table) {
+  for (uint32_t i = 0; i < count; i++)
+    if (infos[i].access)
+      table[hash_of(infos[i].access, 0, 0) % BEHAVIOUR_ACCESS] = 1;
 }
 
 void behaviour_note(const testcase *test, const oracle_result *result, uint8_t *counters) {
@@ -63,10 +58,9 @@ void behaviour_note(const testcase *test, const oracle_result *result, uint8_t *
   uint8_t *stops = counters, *faults = stops + BEHAVIOUR_STOPS, *flags = faults + BEHAVIOUR_FAULTS;
   uint64_t mnemonic = 0, category = 0;
   if (stop->instruction < test->count) {
-    const ls_instruction *in = &test->instructions[stop->instruction];
-    form_id form = scan(in->bytes, in->length).form;
-    mnemonic = form == FORM_NONE ? 0 : form_decoded(form)->instruction.mnemonic;
-    category = form == FORM_NONE ? 0 : form_decoded(form)->instruction.meta.category;
+    form_id form = result->infos[stop->instruction].form;
+    mnemonic = form == FORM_NONE ? 0 : form_mnemonic(form);
+    category = form == FORM_NONE ? 0 : form_category(form);
   }
   stops[hash_of(mnemonic, stop->kind, stop->part) % BEHAVIOUR_STOPS] = 1;
   if (stop->kind == LS_STOP_FAULT)
@@ -75,5 +69,5 @@ void behaviour_note(const testcase *test, const oracle_result *result, uint8_t *
            BEHAVIOUR_FAULTS] = 1;
   if (stop->kind == LS_STOP_EXIT)
     flags[hash_of(category, result->reference.state.rflags & STATUS_FLAGS, 0) % BEHAVIOUR_FLAGS] = 1;
-  note_accesses(test, flags + BEHAVIOUR_FLAGS);
+  note_accesses(test->count, result->infos, flags + BEHAVIOUR_FLAGS);
 }

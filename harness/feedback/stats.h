@@ -30,9 +30,11 @@ void stats_finish(stats *s);
 /* Adds `more` to `sum`, whose time becomes that from the earlier begin to the later end. */
 void stats_add(stats *sum, const stats *more);
 
-/* To and from a file, whole or not at all (a temporary file is renamed). Returns 0, or errno; reading a file
- * of another kind or build is EINVAL. */
-int stats_write(const stats *s, const char *path);
+/* A new account that lives in the file `path`, which is replaced; in memory alone where that is NULL. It is
+ * never taken away. NULL, with errno set, if the file cannot be made or the disk has no room for it. */
+stats *stats_open(const char *path);
+
+/* Reads a file. Returns 0, or errno; a file of another kind or build is EINVAL. */
 int stats_read(stats *s, const char *path);
 
 #endif

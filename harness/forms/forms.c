@@ -6,6 +6,12 @@
 #include <stdio.h>
 
 #include "forms/form_signature.h"
+/* A row of form_kinds. */
+typedef struct form_kind {
+  uint16_t mnemonic;
+  uint8_t category, encoding;
+} form_kind;
+
 #include "forms_table.inc"
 
 uint32_t forms_count(void) {
@@ -24,13 +30,20 @@ bool harness_decode(const uint8_t *bytes, size_t size, ZydisDecodedInstruction *
          ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, size, instruction, operands));
 }
 
-const form_example *form_decoded(form_id form) {
-  /* 17 MB of zero pages, of which only those of forms that are asked for are ever touched. */
-  static form_example examples[FORMS_COUNT];
-  form_example *example = &examples[form];
-  if (example->instruction.length == 0)
-    harness_decode(form_examples[form], form_examples[form][15], &example->instruction, example->operands);
-  return example;
+void form_decode(form_id form, form_example *example) {
+  harness_decode(form_examples[form], form_examples[form][15], &example->instruction, example->operands);
+}
+
+ZydisMnemonic form_mnemonic(form_id form) {
+  return (ZydisMnemonic)form_kinds[form].mnemonic;
+}
+
+ZydisInstructionCategory form_category(form_id form) {
+  return (ZydisInstructionCategory)form_kinds[form].category;
+}
+
+ZydisInstructionEncoding form_encoding(form_id form) {
+  return (ZydisInstructionEncoding)form_kinds[form].encoding;
 }
 
 form_id form_of(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands) {
@@ -158,13 +171,14 @@ static void put_mnemonic(text_buffer *out, const ZydisDecodedInstruction *instru
 
 size_t form_print(form_id form, char *text, size_t size) {
   static const char *const roundings[] = {"", ", {rn-sae}", ", {rd-sae}", ", {ru-sae}", ", {rz-sae}"};
-  const form_example *example = form_decoded(form);
-  const ZydisDecodedInstructionAvx *avx = &example->instruction.avx;
+  form_example example;
+  form_decode(form, &example);
+  const ZydisDecodedInstructionAvx *avx = &example.instruction.avx;
   text_buffer out = {text, size, 0};
   if (size > 0)
     text[0] = '\0';
-  put_mnemonic(&out, &example->instruction);
-  put_operands(&out, example);
+  put_mnemonic(&out, &example.instruction);
+  put_operands(&out, &example);
   if (avx->rounding.mode != ZYDIS_ROUNDING_MODE_INVALID)
     put(&out, "%s", roundings[avx->rounding.mode]);
   else if (avx->has_sae)

@@ -24,6 +24,7 @@ enum {
 typedef struct found_form {
   uint64_t signature;
   uint16_t mnemonic;
+  uint8_t category, encoding;
   uint8_t length;
   uint8_t bytes[EXAMPLE_MAX];
   uint32_t order; /* of discovery */
@@ -75,6 +76,8 @@ static void keep(const uint8_t *bytes, const ZydisDecodedInstruction *instructio
   found_form *form = &forms[form_count];
   form->signature = signature;
   form->mnemonic = (uint16_t)instruction->mnemonic;
+  form->category = (uint8_t)instruction->meta.category;
+  form->encoding = (uint8_t)instruction->encoding;
   form->length = instruction->length;
   form->order = form_count;
   memcpy(form->bytes, bytes, instruction->length);
@@ -281,7 +284,7 @@ static void write_examples(FILE *out) {
   for (uint32_t i = 0; i < form_count; i++) {
     fputs("    {", out);
     for (unsigned k = 0; k < 15; k++)
-      fprintf(out, "%u,", k < forms[i].length ? forms[i].bytes[k] : 0);
+      fprintf(out, "%u,", k < forms[i].length ? forms[i].bytes[k] : 0u);
     fprintf(out, "%u},\n", forms[i].length);
   }
   fputs("};\n", out);
@@ -291,6 +294,13 @@ static void write_signatures(FILE *out) {
   fputs("static const uint64_t form_signatures[FORMS_COUNT] = {\n", out);
   for (uint32_t i = 0; i < form_count; i++)
     fprintf(out, "    0x%016llxu,\n", (unsigned long long)forms[i].signature);
+  fputs("};\n", out);
+}
+
+static void write_kinds(FILE *out) {
+  fputs("/* Mnemonic, category, encoding. */\nstatic const form_kind form_kinds[FORMS_COUNT] = {\n", out);
+  for (uint32_t i = 0; i < form_count; i++)
+    fprintf(out, "    {%u,%u,%u},\n", forms[i].mnemonic, forms[i].category, forms[i].encoding);
   fputs("};\n", out);
 }
 
@@ -318,6 +328,7 @@ static int write_all(FILE *out) {
           (unsigned)ZYDIS_VERSION_MAJOR(ZydisGetVersion()), (unsigned)ZYDIS_VERSION_MINOR(ZydisGetVersion()),
           (unsigned)ZYDIS_VERSION_PATCH(ZydisGetVersion()), form_count, (unsigned)SLOTS);
   write_examples(out);
+  write_kinds(out);
   write_signatures(out);
   write_slots(out);
   return fflush(out) == 0 && ferror(out) == 0 ? 0 : 1;

@@ -208,16 +208,15 @@ const policy_row *policy_of_form(form_id form) {
   static uint8_t *form_rows; /* kept for the life of the process */
   if (form_rows == NULL) {
     uint8_t *made = malloc(forms_count());
-    if (made == NULL) {
-      const form_example *example = form_decoded(form);
-      return policy_of(&example->instruction, example->operands);
-    }
-    for (form_id i = 0; i < forms_count(); i++) {
-      uint8_t length;
-      const uint8_t *bytes = form_bytes(i, &length);
+    for (form_id i = 0; i < forms_count() && made; i++) {
       form_example example;
-      harness_decode(bytes, length, &example.instruction, example.operands);
+      form_decode(i, &example);
       made[i] = (uint8_t)row_of(&example.instruction, example.operands);
+    }
+    if (!made) {
+      form_example example;
+      form_decode(form, &example);
+      return policy_of(&example.instruction, example.operands);
     }
     form_rows = made;
   }

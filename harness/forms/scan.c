@@ -4,6 +4,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "forms/registers.h"
+
 enum { SLOTS = 1 << 15, KEY_SIZE = 16 };
 
 typedef struct slot {
@@ -45,32 +47,73 @@ static uint16_t access_of(const ZydisDecodedInstruction *instruction, const Zydi
   return 0;
 }
 
+static void find_field(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands,
+                       scan_info *info) {
+  if (instruction->raw.imm[0].is_relative) {
+    info->field_offset = instruction->raw.imm[0].offset;
+    info->field_size = instruction->raw.imm[0].size / 8;
+  }
+  for (unsigned i = 0; i < instruction->operand_count_visible; i++)
+    if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[i].mem.base == ZYDIS_REGISTER_RIP) {
+      info->field_offset = instruction->raw.disp.offset;
+      info->field_size = instruction->raw.disp.size / 8;
+    }
+}
+
+static scan_info info_of(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands) {
+  scan_info info = {.row = policy_of(instruction, operands),
+                    .form = form_of(instruction, operands),
+                    .written_vectors = written_vectors(instruction, operands),
+                    .written_gprs = written_gprs(instruction, operands),
+                    .address_gprs = address_gprs(instruction, operands),
+                    .access = access_of(instruction, operands),
+                    .length = instruction->length,
+                    .uses_x87 = policy_uses_x87(instruction, operands)};
+  find_field(instruction, operands, &info);
+  return info;
+}
+
 static scan_info look(const uint8_t *bytes, size_t size) {
   ZydisDecodedInstruction instruction;
   ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
   size_t rows;
-  scan_info info = {.row = policy_rows(&rows), .form = FORM_NONE};
   if (!harness_decode(bytes, size, &instruction, operands))
-    return info;
-  info.row = policy_of(&instruction, operands);
-  info.form = form_of(&instruction, operands);
-  info.length = instruction.length;
-  info.uses_x87 = policy_uses_x87(&instruction, operands);
-  info.access = access_of(&instruction, operands);
-  return info;
+    return (scan_info){.row = policy_rows(&rows), .form = FORM_NONE};
+  return info_of(&instruction, operands);
+}
+
+typedef struct memory_key {
+  uint8_t bytes[KEY_SIZE];
+} memory_key;
+
+static memory_key key_of(const uint8_t *bytes, size_t size) {
+  memory_key key = {{0}};
+  memcpy(key.bytes, bytes, size);
+  key.bytes[KEY_SIZE - 1] = (uint8_t)size;
+  return key;
+}
+
+static slot *slot_of(const memory_key *key) {
+  return &slots[XXH3_64bits(key, sizeof *key) % SLOTS];
 }
 
 scan_info scan(const uint8_t *bytes, size_t size) {
-  uint8_t key[KEY_SIZE] = {0};
-  if (size > LS_INSTRUCTION_MAX)
-    size = LS_INSTRUCTION_MAX;
-  memcpy(key, bytes, size);
-  key[KEY_SIZE - 1] = (uint8_t)size;
-  slot *s = &slots[XXH3_64bits(key, sizeof key) % SLOTS];
-  if (memcmp(s->key, key, sizeof key) != 0) {
+  memory_key key = key_of(bytes, size < LS_INSTRUCTION_MAX ? size : LS_INSTRUCTION_MAX);
+  slot *s = slot_of(&key);
+  if (memcmp(s->key, &key, sizeof key) != 0) {
     s->info = look(bytes, size);
-    memcpy(s->key, key, sizeof key);
+    memcpy(s->key, &key, sizeof key);
   }
+  return s->info;
+}
+
+scan_info scan_decoded(const ls_instruction *in, const ZydisDecodedInstruction *decoded,
+                       const ZydisDecodedOperand *operands) {
+  memory_key key = key_of(in->bytes, in->length);
+  memset(key.bytes + in->field_offset, 0, in->field_size);
+  slot *s = slot_of(&key);
+  s->info = info_of(decoded, operands);
+  memcpy(s->key, &key, sizeof key);
   return s->info;
 }
 
@@ -99,17 +142,23 @@ static const policy_row *scan_odd(const ls_image *image, uint32_t index, bool *u
   return NULL;
 }
 
-const policy_row *scan_image(const ls_image *image, const ls_program *program, uint32_t *instruction,
+/* Is it what it was decoded as, also once its field is filled in? */
+static bool is_plain(const ls_instruction *in, const scan_info *info) {
+  return info->length == in->length &&
+         (in->field == LS_FIELD_NONE ||
+          (info->field_offset == in->field_offset && info->field_size == in->field_size));
+}
+
+const policy_row *scan_image(const ls_image *image, const ls_program *program, scan_info *infos,
                              bool *uses_x87) {
   *uses_x87 = false;
   for (uint32_t i = 0; i < program->count; i++) {
     const ls_instruction *in = &program->instructions[i];
-    scan_info info = scan(in->bytes, in->length);
+    scan_info info = infos[i] = scan_instruction(in);
     const policy_row *row = info.row->action == POLICY_EXCLUDE ? info.row : NULL;
-    if (!row && info.length != in->length)
+    if (!row && !is_plain(in, &info))
       row = scan_odd(image, i, uses_x87);
     *uses_x87 |= info.uses_x87;
-    *instruction = i;
     if (row)
       return row;
   }

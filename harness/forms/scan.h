@@ -6,22 +6,36 @@
 #include "forms/policy.h"
 
 typedef struct scan_info {
-  const policy_row *row; /* never NULL; of the ordinary row where nothing decodes */
-  form_id form;          /* FORM_NONE if the catalogue has none, or nothing decodes */
-  uint8_t length;        /* of the instruction; 0: nothing decodes */
-  bool uses_x87;
+  const policy_row *row;    /* never NULL; the ordinary row where nothing decodes */
+  form_id form;             /* FORM_NONE if the catalogue has none, or nothing decodes */
+  uint32_t written_vectors; /* masks, see registers.h */
+  uint16_t written_gprs, address_gprs;
   uint16_t
       access; /* shape of its memory operand: base, index, scale, displacement, size, direction; 0: none */
+  uint8_t length; /* of the instruction; 0: nothing decodes */
+  bool uses_x87;
+  uint8_t field_offset, field_size; /* of a relative immediate or RIP-relative displacement; 0 and 0: none */
 } scan_info;
 
 /* The first instruction in the `size` (1 to 15 are looked at) bytes. By value: the memory of it is small and
  * forgets. Not thread safe (the harness is one thread). */
 scan_info scan(const uint8_t *bytes, size_t size);
 
+/* The same for an instruction of a normalised program. */
+static inline scan_info scan_instruction(const ls_instruction *in) {
+  return scan(in->bytes, in->length);
+}
+
+/* The same for an instruction that has been decoded just now: it will not be decoded again when it is run.
+ * Its field counts as zero, which is what testcase_normalise makes it. */
+scan_info scan_decoded(const ls_instruction *in, const ZydisDecodedInstruction *decoded,
+                       const ZydisDecodedOperand *operands);
+
 /* Goes through a code image as straight as it will be executed, and through every instruction of the program
- * even where one's bytes end in the middle of another's. Returns the first row that excludes an instruction,
- * its index in *instruction, or NULL. *uses_x87 tells whether any decoded instruction does. */
-const policy_row *scan_image(const ls_image *image, const ls_program *program, uint32_t *instruction,
+ * even where one's bytes end in the middle of another's. infos[i] becomes what instruction i is. Returns the
+ * first row that excludes an instruction (infos are then not complete), or NULL. *uses_x87 tells whether any
+ * decoded instruction does. */
+const policy_row *scan_image(const ls_image *image, const ls_program *program, scan_info *infos,
                              bool *uses_x87);
 
 #endif

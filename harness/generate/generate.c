@@ -81,13 +81,9 @@ static void sort_in(generator *gen, form_id form) {
   gen->allowed += allowed;
 }
 
-static ZydisMnemonic mnemonic_of(form_id form) {
-  return form_decoded(form)->instruction.mnemonic;
-}
-
 static int by_mnemonic(const void *a, const void *b) {
   form_id left = *(const form_id *)a, right = *(const form_id *)b;
-  ZydisMnemonic left_name = mnemonic_of(left), right_name = mnemonic_of(right);
+  ZydisMnemonic left_name = form_mnemonic(left), right_name = form_mnemonic(right);
   if (left_name != right_name)
     return left_name < right_name ? -1 : 1;
   return left < right ? -1 : left > right;
@@ -97,7 +93,7 @@ static void sort_by_mnemonic(generator *gen) {
   form_array *body = &gen->lists[LIST_BODY];
   qsort(body->forms, body->count, sizeof(form_id), by_mnemonic);
   for (uint32_t i = 0; i < body->count; i++) {
-    if (i == 0 || mnemonic_of(body->forms[i]) != mnemonic_of(body->forms[i - 1]))
+    if (i == 0 || form_mnemonic(body->forms[i]) != form_mnemonic(body->forms[i - 1]))
       gen->mnemonics[gen->mnemonic_count++] = i;
   }
   gen->mnemonics[gen->mnemonic_count] = body->count;

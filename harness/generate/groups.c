@@ -1,6 +1,7 @@
 /* Instructions made by hand: those that prepare for others, put registers right, and end subroutines. */
 #include <string.h>
 
+#include "forms/registers.h"
 #include "generate/filling.h"
 #include "generate/values.h"
 
@@ -107,7 +108,9 @@ static bool indirect_ending(frame *f, bool call, bool memory, group *g) {
 }
 
 bool group_ending(frame *f, form_id form, const form_traits *traits, group *g) {
-  const ZydisDecodedInstruction *in = &form_decoded(form)->instruction;
+  form_example example;
+  form_decode(form, &example);
+  const ZydisDecodedInstruction *in = &example.instruction;
   group_clear(g);
   bool indirect = traits->role == ROLE_JUMP_INDIRECT || traits->role == ROLE_CALL_INDIRECT;
   if (indirect && !indirect_ending(f, traits->role == ROLE_CALL_INDIRECT, traits->flags & TRAIT_MEMORY, g))

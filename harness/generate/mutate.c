@@ -1,7 +1,7 @@
 /* Changes to test cases that keep them valid. */
 #include <string.h>
 
-#include "forms/policy.h"
+#include "forms/scan.h"
 #include "generate/generator.h"
 #include "generate/values.h"
 
@@ -21,13 +21,10 @@ static void frame_read(frame *f, rng *r, testcase *test) {
   uint32_t vectors = 1;
   memset(f, 0, sizeof *f);
   for (uint32_t i = 0; i < test->count; i++) {
-    ZydisDecodedInstruction in;
-    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    if (!harness_decode(test->instructions[i].bytes, test->instructions[i].length, &in, operands))
-      continue;
-    f->fpu |= policy_uses_x87(&in, operands);
-    gprs |= written_gprs(&in, operands);
-    vectors |= written_vectors(&in, operands);
+    scan_info info = scan_instruction(&test->instructions[i]);
+    f->fpu |= info.uses_x87;
+    gprs |= info.written_gprs;
+    vectors |= info.written_vectors;
   }
   f->r = r;
   f->test = test;
@@ -191,13 +188,8 @@ static bool mutate_replace(generator *gen, rng *r, testcase *test) {
 }
 
 static bool mutate_operand(generator *gen, rng *r, testcase *test) {
-  ZydisDecodedInstruction in;
-  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
   uint32_t at = pick_movable(r, test);
-  const ls_instruction *old = &test->instructions[at];
-  if (!harness_decode(old->bytes, old->length, &in, operands))
-    return false;
-  form_id form = form_of(&in, operands);
+  form_id form = scan_instruction(&test->instructions[at]).form;
   if (form == FORM_NONE || policy_of_form(form)->action == POLICY_EXCLUDE)
     return false;
   const form_traits *traits = &gen->traits[form];
@@ -259,18 +251,8 @@ static bool mutate_swap(rng *r, testcase *test) {
 /* Registers that addresses are made of. */
 static uint16_t address_registers(const testcase *test) {
   uint16_t mask = 1 << LS_RSP;
-  for (uint32_t i = 0; i < test->count; i++) {
-    ZydisDecodedInstruction in;
-    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    if (!harness_decode(test->instructions[i].bytes, test->instructions[i].length, &in, operands))
-      continue;
-    for (unsigned k = 0; k < in.operand_count; k++) {
-      if (operands[k].type != ZYDIS_OPERAND_TYPE_MEMORY)
-        continue;
-      uint32_t base = gpr_number(operands[k].mem.base), index = gpr_number(operands[k].mem.index);
-      mask |= (uint16_t)((base == LS_NONE ? 0 : 1 << base) | (index == LS_NONE ? 0 : 1 << index));
-    }
-  }
+  for (uint32_t i = 0; i < test->count; i++)
+    mask |= scan_instruction(&test->instructions[i]).address_gprs;
   return mask;
 }
 
@@ -418,7 +400,7 @@ void splice_programs(rng *r, const testcase *a, const testcase *b, testcase *out
     first = TESTCASE_INSTRUCTIONS_MAX - 1;
   if (second > TESTCASE_INSTRUCTIONS_MAX - first)
     second = TESTCASE_INSTRUCTIONS_MAX - first;
-  *out = rng_next(r) & 1 ? *a : *b;
+  testcase_copy(out, rng_next(r) & 1 ? a : b);
   out->fuel = a->fuel > b->fuel ? a->fuel : b->fuel;
   out->count = 0;
   append_part(out, a, from, first, first);

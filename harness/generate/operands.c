@@ -1,48 +1,13 @@
 #include <string.h>
 
-#include "forms/policy.h"
+#include "forms/registers.h"
+#include "forms/scan.h"
 #include "generate/filling.h"
 #include "generate/values.h"
 
 enum { TRIES = 5 };
 
 /* ---- Registers --------------------------------------------------------------------------------------- */
-
-uint32_t gpr_number(ZydisRegister reg) {
-  ZydisRegisterClass class = ZydisRegisterGetClass(reg);
-  if (class < ZYDIS_REGCLASS_GPR8 || class > ZYDIS_REGCLASS_GPR64)
-    return LS_NONE;
-  uint32_t id = (uint32_t)ZydisRegisterGetId(reg);
-  return class == ZYDIS_REGCLASS_GPR8 && id >= 4 ? id - 4 : id; /* AH to BH follow BL in Zydis's order */
-}
-
-uint16_t written_gprs(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *operands) {
-  uint16_t mask = 0;
-  for (unsigned i = 0; i < in->operand_count; i++) {
-    if (operands[i].type != ZYDIS_OPERAND_TYPE_REGISTER ||
-        !(operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-      continue;
-    uint32_t gpr = gpr_number(operands[i].reg.value);
-    if (gpr != LS_NONE)
-      mask |= (uint16_t)(1 << gpr);
-  }
-  return mask;
-}
-
-static bool is_vector(ZydisRegister reg) {
-  ZydisRegisterClass class = ZydisRegisterGetClass(reg);
-  return class >= ZYDIS_REGCLASS_XMM && class <= ZYDIS_REGCLASS_ZMM;
-}
-
-uint32_t written_vectors(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *operands) {
-  uint32_t mask = 0;
-  for (unsigned i = 0; i < in->operand_count; i++) {
-    if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER && is_vector(operands[i].reg.value) &&
-        (operands[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-      mask |= 1u << ZydisRegisterGetId(operands[i].reg.value);
-  }
-  return mask;
-}
 
 static uint32_t pick_bit(rng *r, uint32_t mask) {
   uint32_t count = (uint32_t)__builtin_popcount(mask);
@@ -520,32 +485,32 @@ static bool finish(filling *x) {
   if (!encode_main(x, main) || !harness_decode(main->bytes, main->length, &in, operands) ||
       in.length != main->length || form_of(&in, operands) != x->form)
     return false;
-  uint16_t written = written_gprs(&in, operands);
-  if (written & x->f->kept || (x->f->index != NO_VECTOR && written_vectors(&in, operands) >> x->f->index & 1))
-    return false;
-  if (policy_of(&in, operands)->action == POLICY_EXCLUDE)
-    return false;
   link_field(x, &in, main);
+  scan_info info = scan_decoded(main, &in, operands);
+  if (info.written_gprs & x->f->kept ||
+      (x->f->index != NO_VECTOR && info.written_vectors >> x->f->index & 1) ||
+      info.row->action == POLICY_EXCLUDE)
+    return false;
   g->drift += stack_drift(&in, operands);
-  return put_right(x, written);
+  return put_right(x, info.written_gprs);
 }
 
 bool group_make(frame *f, form_id form, const form_traits *traits, group *g) {
   uint8_t patches = f->test->patch_count;
-  const form_example *example = form_decoded(form);
+  form_example example;
+  form_decode(form, &example);
   for (int attempt = 0; attempt < TRIES; attempt++) {
     filling x = {.f = f,
                  .g = g,
                  .form = form,
                  .traits = traits,
-                 .example = example,
+                 .example = &example,
                  .divisor = LS_NONE,
                  .bits = LS_NONE};
     group_clear(g);
     f->test->patch_count = patches;
     if (!ZYAN_SUCCESS(ZydisEncoderDecodedInstructionToEncoderRequest(
-            &example->instruction, example->operands, example->instruction.operand_count_visible,
-            &x.request)))
+            &example.instruction, example.operands, example.instruction.operand_count_visible, &x.request)))
       return false;
     x.example_only = attempt == TRIES - 1 && traits->role == ROLE_FAULT;
     if (meet_need(&x) && meet_implicit(&x) && fill_operands(&x) && finish(&x))

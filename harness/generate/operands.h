@@ -120,13 +120,6 @@ void group_loop_end(rng *r, unsigned counter, group *g);
 /* A random register that is neither known, kept, dirty nor RSP; or LS_NONE. */
 uint32_t frame_scratch(const frame *f, uint16_t dirty);
 
-/* GPRs and vector registers that an instruction writes, as masks; hidden operands too. */
-uint16_t written_gprs(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands);
-uint32_t written_vectors(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands);
-
-/* Number of a general register of any width, or LS_NONE. */
-uint32_t gpr_number(ZydisRegister reg);
-
 /* A random address in a window that is good for `size` bytes at alignment `align` (a power of two). */
 uint64_t address_in(rng *r, unsigned window, uint32_t size, uint32_t align);
 

@@ -138,14 +138,15 @@ static uint8_t memory_flags(const ZydisDecodedInstruction *in, const ZydisDecode
 }
 
 form_traits traits_of(form_id form) {
-  const form_example *example = form_decoded(form);
-  const ZydisDecodedInstruction *in = &example->instruction;
+  form_example example;
+  form_decode(form, &example);
+  const ZydisDecodedInstruction *in = &example.instruction;
   form_traits traits = {.ready = 1};
   traits.role = (uint8_t)role_of(in, policy_of_form(form)->action);
-  traits.need = (uint8_t)need_of(in, example->operands);
+  traits.need = (uint8_t)need_of(in, example.operands);
   bool vector = false, real = false;
   for (unsigned i = 0; i < in->operand_count_visible; i++) {
-    const ZydisDecodedOperand *op = &example->operands[i];
+    const ZydisDecodedOperand *op = &example.operands[i];
     if (op->type == ZYDIS_OPERAND_TYPE_MEMORY)
       traits.flags |= memory_flags(in, op);
     real |= op->element_type >= ZYDIS_ELEMENT_TYPE_FLOAT16 && op->element_type <= ZYDIS_ELEMENT_TYPE_FLOAT64;
@@ -157,7 +158,7 @@ form_traits traits_of(form_id form) {
   bool moves = in->meta.category == ZYDIS_CATEGORY_DATAXFER || in->meta.category == ZYDIS_CATEGORY_LOGICAL_FP;
   if (vector && real && !moves)
     traits.flags |= TRAIT_FLOAT;
-  if (policy_uses_x87(in, example->operands))
+  if (policy_uses_x87(in, example.operands))
     traits.flags |= TRAIT_FPU;
   if (in->meta.category == ZYDIS_CATEGORY_X87_ALU)
     traits.flags |= TRAIT_X87;

@@ -66,6 +66,7 @@ static unsigned replaced_registers(ZydisMnemonic mnemonic, uint8_t registers[4])
 
 static ls_instruction *cut_append(cutter *cut, const uint8_t *bytes, uint8_t length) {
   testcase *test = cut->test;
+  cut->targets[test->count] = SIZE_MAX; /* none */
   ls_instruction *instruction = &test->instructions[test->count++];
   *instruction = (ls_instruction){.next = test->count, .jump = LS_NONE, .length = length};
   memcpy(instruction->bytes, bytes, length);

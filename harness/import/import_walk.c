@@ -180,7 +180,7 @@ static origin result_origin(walk *w, const visited *v) {
   case ZYDIS_MNEMONIC_NEG:
     return origin_scaled(&first, -1);
   case ZYDIS_MNEMONIC_SHL:
-    return origin_scaled(&first, 1ll << (immediate(&operands[1]) & 31));
+    return origin_scaled(&first, INT64_C(1) << (immediate(&operands[1]) & 31));
   case ZYDIS_MNEMONIC_IMUL:
     if (v->decoded.operand_count_visible < 3)
       return nothing;

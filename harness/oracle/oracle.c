@@ -23,6 +23,7 @@ struct oracle {
   affinity affinity;
   oracle_counts counts;
   testcase_contents contents;
+  scan_info infos[TESTCASE_INSTRUCTIONS_MAX];
 };
 
 /* ---- Names ---- */
@@ -235,8 +236,7 @@ static bool prepare(oracle *o, const ls_program *program, ls_run *run, oracle_re
     conclude(result, VERDICT_REFUSED, REASON_PROGRAM);
     return false;
   }
-  uint32_t at;
-  const policy_row *row = scan_image(o->image, program, &at, &uses_x87);
+  const policy_row *row = scan_image(o->image, program, o->infos, &uses_x87);
   if (row) {
     conclude(result, VERDICT_REFUSED, REASON_POLICY);
     result->detail = row->name;
@@ -271,6 +271,7 @@ ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_
   ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms};
   result->detail = NULL;
   result->image = o->image;
+  result->infos = o->infos;
   result->differences.count = 0;
   result->differences.kept = 0;
   ls_status status = LS_OK;

@@ -3,6 +3,7 @@
 #ifndef HARNESS_ORACLE_H
 #define HARNESS_ORACLE_H
 
+#include "forms/scan.h"
 #include "lockstep.h"
 #include "oracle/compare.h"
 #include "testcase/testcase.h"
@@ -58,6 +59,8 @@ typedef struct oracle_result {
   ls_outcome thread;      /* canonical; meaningful if same or different */
   comparison differences; /* if different */
   ls_image *image;        /* of the oracle: what ran; valid until the next run */
+  const scan_info
+      *infos; /* what each instruction is; valid until the next run, not if refused before it ran */
 } oracle_result;
 
 typedef struct oracle_counts {

@@ -67,13 +67,20 @@ void testcase_init(testcase *test) {
   test->instructions[0] = (ls_instruction){.next = LS_NONE, .jump = LS_NONE, .length = 1, .bytes = {0x90}};
 }
 
+void testcase_copy(testcase *to, const testcase *from) {
+  memcpy(to, from, offsetof(testcase, patches));
+  memcpy(to->patches, from->patches, from->patch_count * sizeof from->patches[0]);
+  to->state = from->state;
+  memcpy(to->instructions, from->instructions, from->count * sizeof from->instructions[0]);
+}
+
 ls_program testcase_program(const testcase *test) {
   return (ls_program){.instructions = test->instructions, .count = test->count, .flags = LS_PROGRAM_FUEL};
 }
 
 /* ---- Initial memory ---------------------------------------------------------------------------------- */
 
-static uint8_t *contents_window(testcase_contents *contents, unsigned window) {
+static uint8_t *patched_window(testcase_contents *contents, unsigned window) {
   switch (window) {
   case TESTCASE_DATA:
     return contents->data;
@@ -84,17 +91,18 @@ static uint8_t *contents_window(testcase_contents *contents, unsigned window) {
   }
 }
 
+/* Most windows have no patch: those are the pattern itself. */
 void testcase_contents_make(const testcase *test, testcase_contents *contents) {
-  const ls_layout *layout = testcase_layout();
   memset(contents->window, 0, sizeof contents->window);
-  for (unsigned window = TESTCASE_DATA; window < TESTCASE_WINDOWS; window++) {
-    uint8_t *bytes = contents_window(contents, window);
-    memcpy(bytes, testcase_fill(window, test->fill[window]), layout->windows[window].size);
-    contents->window[window] = bytes;
-  }
+  for (unsigned window = TESTCASE_DATA; window < TESTCASE_WINDOWS; window++)
+    contents->window[window] = testcase_fill(window, test->fill[window]);
   for (unsigned i = 0; i < test->patch_count; i++) {
     const testcase_patch *patch = &test->patches[i];
-    memcpy(contents_window(contents, patch->window) + patch->offset, patch->bytes, patch->length);
+    uint8_t *copy = patched_window(contents, patch->window);
+    if (contents->window[patch->window] != copy)
+      memcpy(copy, contents->window[patch->window], testcase_layout()->windows[patch->window].size);
+    contents->window[patch->window] = copy;
+    memcpy(copy + patch->offset, patch->bytes, patch->length);
   }
 }
 

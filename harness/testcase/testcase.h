@@ -54,6 +54,9 @@ typedef struct testcase {
  */
 void testcase_init(testcase *test);
 
+/* Copies what is used of a test case: a tenth of the structure, most of the time. */
+void testcase_copy(testcase *to, const testcase *from);
+
 /* Total: any bytes, none too, give a valid test case. */
 void testcase_decode(testcase *test, const uint8_t *data, size_t size);
 
@@ -70,7 +73,8 @@ bool testcase_check(const uint8_t *data, size_t size, char *why, size_t why_size
  * what decode and the mutator end with. A link out of range becomes LS_NONE. */
 void testcase_normalise(testcase *test);
 
-/* The initial contents of all windows: what ls_executor_reset takes is contents->window. */
+/* The initial contents of all windows: what ls_executor_reset takes is contents->window. The arrays are room
+ * for windows with patches. */
 typedef struct testcase_contents {
   const void *window[LS_WINDOWS_MAX];
   uint8_t data[8192] __attribute__((aligned(64)));

@@ -122,6 +122,7 @@ static bool fault_through_fs_gs(const ptrace_executor *x, const ls_outcome *outc
 /* What every outcome needs once its state and stop are there. */
 static void finish(ptrace_executor *x, const ls_run *run, ls_outcome *outcome) {
   outcome->touched = 0;
+  vectors_repeat(x->base.vectors, run->state, &outcome->state);
   if (x87_differs(run->state, &outcome->state))
     outcome->touched |= LS_USES_X87;
   if (!(run->uses & LS_USES_X87))

@@ -93,8 +93,6 @@ void gate_get(const gate_out *out, ls_vectors vectors, ls_state *state) {
     memcpy(state->zmm, out->zmm, sizeof state->zmm);
     memcpy(state->k, out->k, sizeof state->k);
   } else {
-    memset(state->zmm, 0, sizeof state->zmm);
-    memset(state->k, 0, sizeof state->k);
     for (unsigned i = 0; i < 16; i++)
       if (vectors == LS_VECTORS_AVX)
         memcpy(state->zmm[i], out->zmm[i], YMM);
@@ -104,6 +102,17 @@ void gate_get(const gate_out *out, ls_vectors vectors, ls_state *state) {
   state->gpr[LS_RSP] = out->rsp;
   state->gpr[LS_RCX] = out->rcx;
   state->gpr[LS_R11] = out->r11;
+}
+
+void vectors_repeat(ls_vectors vectors, const ls_state *start, ls_state *state) {
+  if (vectors == LS_VECTORS_AVX512)
+    return;
+  size_t loaded = vectors == LS_VECTORS_AVX ? YMM : XMM;
+  for (unsigned i = 0; i < 32; i++) {
+    size_t kept = i < 16 ? loaded : 0;
+    memcpy(state->zmm[i] + kept, start->zmm[i] + kept, sizeof state->zmm[i] - kept);
+  }
+  memcpy(state->k, start->k, sizeof state->k);
 }
 
 uint64_t vectors_components(ls_vectors vectors) {

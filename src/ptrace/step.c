@@ -93,6 +93,7 @@ static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
     *lost = event == RUN_LOST || !executor_capture(x, state);
     if (*lost)
       return true;
+    vectors_repeat(x->base.vectors, s->run->state, state);
     bool whole = stepped(s, event);
     correct_trap_flag(s, whole && code.popf);
     if (!whole) {

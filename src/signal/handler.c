@@ -85,7 +85,8 @@ static bases read_bases(const signal_executor *executor, const thread_record *re
   return b;
 }
 
-/* Without FSGSBASE a guest can only have changed the bases by loading a selector. */
+/* Without FSGSBASE a guest can only have changed the bases by loading a selector (a null one, which clears
+ * the base on most CPUs, goes unnoticed). */
 static bool is_foreign(const bases *guest, const thread_record *record, const handler_frame *frame) {
   return frame->fs || frame->gs || guest->fs != record->fs_base || guest->gs != record->gs_base;
 }
