@@ -6,6 +6,7 @@
  * branch skips two bytes to a 32-bit jump, and a short jump before that carries on. Sure means: it reaches in
  * the layout in which every 8-bit branch has an island, since leaving islands out brings no two places
  * further apart. So two passes do, and the whole is linear. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
