@@ -22,7 +22,7 @@
 enum {
   FRESH_PERCENT = 15,
   VALUE_PERCENT = 65,
-  SPLICE_PERCENT = 6,
+  SPLICE_PERCENT = 4,
   FAULT_KEPT_PERCENT = 10,
   GOOD_EVERY = 8,
   CLOCK_EVERY = 64
@@ -130,19 +130,21 @@ static generator *get_generator(void) {
 
 /* ---- One input ---- */
 
-/* Inputs that ended in a fault, by their hash. Half of what an engine keeps does, since faults are of many
- * kinds; what is made from them faults again, at the cost of two clean runs, before it gets anywhere. So most
- * of the time the last program that ran to its end takes their place. */
-static uint8_t faulted[1 << 16];
+/* Hashes of inputs that ended in a fault. Half of what an engine keeps does, since faults are of many kinds;
+ * what is made from them faults again, at the cost of two clean runs, before it gets anywhere. So most of the
+ * time the last program that ran to its end takes their place. */
+static uint32_t faulted[1 << 20];
 static testcase good;
 
-static uint8_t *faulted_mark(const uint8_t *data, size_t size) {
-  return &faulted[XXH3_64bits(data, size) % sizeof faulted];
+static bool has_faulted(uint64_t hash) {
+  return faulted[hash % (sizeof faulted / sizeof *faulted)] == (uint32_t)(hash >> 32);
 }
 
 static void remember(const uint8_t *data, size_t size, const testcase *test, const oracle_result *result) {
   ls_stop_kind kind = result->reference.stop.kind;
-  *faulted_mark(data, size) = kind == LS_STOP_FAULT;
+  uint64_t hash = XXH3_64bits(data, size);
+  if (kind == LS_STOP_FAULT)
+    faulted[hash % (sizeof faulted / sizeof *faulted)] = (uint32_t)(hash >> 32);
   if (result->verdict == VERDICT_SAME && kind == LS_STOP_EXIT && account->programs % GOOD_EVERY == 0)
     testcase_copy(&good, test);
 }
@@ -191,7 +193,7 @@ static void make_input(generator *gen, rng *r, testcase *test, const uint8_t *da
     generate_program(gen, r, test);
     return;
   }
-  if (*faulted_mark(data, size) && !rng_percent(r, FAULT_KEPT_PERCENT))
+  if (has_faulted(XXH3_64bits(data, size)) && !rng_percent(r, FAULT_KEPT_PERCENT))
     testcase_copy(test, &good);
   else
     testcase_decode(test, data, size);
