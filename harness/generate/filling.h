@@ -1,11 +1,9 @@
-/* One attempt at making a group: what operands.c (choosing operands, encoding) and groups.c (instructions
- * before and after) share. Internal to both. */
+/* One attempt at making a group: what operands.c (choosing registers, encoding), addresses.c (memory
+ * operands) and groups.c (instructions before and after) share. Internal to them. */
 #ifndef HARNESS_FILLING_H
 #define HARNESS_FILLING_H
 
-#include "generate/operands.h"
-
-enum { RSP_BIT = 1 << LS_RSP };
+#include "generate/groups.h"
 
 typedef struct filling {
   frame *f;
@@ -29,10 +27,10 @@ bool meet_need(filling *x);
 /* The same for addresses and counts that are registers by the instruction's nature. */
 bool meet_implicit(filling *x);
 
-/* An address at which an access faults (or, at the edge of a window, may). */
-uint64_t bad_address(rng *r);
-
-/* In the parts of the stack that RSP does not reach, so that no return address lies there. */
-uint64_t quiet_stack_address(rng *r, uint32_t size, uint32_t align);
+/* Chooses an address for the memory operand `decoded` of the example and makes `op`, its place in the
+ * request, come to it; may add to the group what loads a register for that. Leaves an operand alone that the
+ * instruction implies. Where the address is in the instruction itself, in place of ModRM, the caller is to
+ * put x->target there. False if it cannot be done in this frame. */
+bool fill_memory(filling *x, const ZydisDecodedOperand *decoded, ZydisEncoderOperand *op);
 
 #endif

@@ -2,8 +2,7 @@
  * addresses are made of. */
 #include <string.h>
 
-#include "generate/filling.h"
-#include "generate/generator.h"
+#include "generate/frame.h"
 #include "generate/values.h"
 
 uint64_t address_in(rng *r, unsigned window, uint32_t size, uint32_t align) {
@@ -52,6 +51,19 @@ uint64_t bad_address(rng *r) {
   default:
     return 0x0000700000000000 ^ (rng_next(r) & 0xffff000);
   }
+}
+
+uint32_t pick_bit(rng *r, uint32_t mask) {
+  uint32_t count = (uint32_t)__builtin_popcount(mask);
+  if (count == 0)
+    return LS_NONE;
+  for (uint32_t skip = rng_below(r, count); skip > 0; skip--)
+    mask &= mask - 1;
+  return (uint32_t)__builtin_ctz(mask);
+}
+
+uint32_t frame_scratch(const frame *f, uint16_t dirty) {
+  return pick_bit(f->r, 0xffffu & ~(uint32_t)(f->known | f->kept | dirty | RSP_BIT));
 }
 
 void frame_warm(frame *f) {

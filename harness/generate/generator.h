@@ -1,9 +1,13 @@
-/* What generating and mutating share. Internal to both. */
+/* What drawing forms (pool.c), generating and mutating share. Internal to them. */
 #ifndef HARNESS_GENERATOR_H
 #define HARNESS_GENERATOR_H
 
+#include "generate/frame.h"
 #include "generate/generate.h"
-#include "generate/operands.h"
+#include "generate/groups.h"
+#include "generate/traits.h"
+
+enum { INSTRUCTIONS_MAX = 64 }; /* in a generated program */
 
 /* Lists of forms that a generator draws from. */
 typedef enum form_list {
@@ -45,18 +49,13 @@ struct generator {
  * the list is empty. */
 form_id generator_pick(generator *gen, rng *r, form_list list);
 
-/* Tells how it went. */
+/* Tells how it went. A form that was used is no longer preferred; nor is one that failed so often that
+ * nothing seems to fit it. FORM_NONE may be told as used. */
 void generator_used(generator *gen, form_id form);
 void generator_failed(generator *gen, form_id form);
 
 /* A group of role PLAIN or BRANCH (or CALL, if `calls`) from LIST_BODY; FORM_NONE if a number of picks could
  * not be placed. */
 form_id generator_group(generator *gen, frame *f, bool branches, bool calls, group *g);
-
-/* Registers of a frame that are chosen more often than others. */
-void frame_warm(frame *f);
-
-/* A random initial state, memory and frame for a new program. */
-void frame_new(frame *f, rng *r, testcase *test);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "forms/scan.h"
 #include "generate/generator.h"
+#include "generate/operands.h"
 #include "generate/values.h"
 
 static const char *const names[MUTATE_KINDS] = {"insert", "replace", "delete", "duplicate",

@@ -1,6 +1,5 @@
-/* What kind of instruction a form is, as far as placing it in a program goes. */
+#include "generate/traits.h"
 #include "forms/policy.h"
-#include "generate/operands.h"
 
 static form_role branch_role(const ZydisDecodedInstruction *in) {
   bool relative = (in->attributes & ZYDIS_ATTRIB_IS_RELATIVE) != 0;
