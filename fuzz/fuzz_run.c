@@ -20,10 +20,10 @@
 /* Making a program takes half as long as running it; running the same one on other values costs next to
  * nothing and finds bugs that depend on values. The rest are structural mutations. */
 enum {
-  FRESH_PERCENT = 15,
-  VALUE_PERCENT = 65,
-  SPLICE_PERCENT = 4,
-  FAULT_KEPT_PERCENT = 10,
+  FRESH_PERCENT = 8,
+  VALUE_PERCENT = 78,
+  SPLICE_PERCENT = 3,
+  STOPPED_KEPT_PERCENT = 10,
   GOOD_EVERY = 8,
   CLOCK_EVERY = 64
 };
@@ -130,100 +130,117 @@ static generator *get_generator(void) {
 
 /* ---- One input ---- */
 
-/* Hashes of inputs that ended in a fault. Half of what an engine keeps does, since faults are of many kinds;
- * what is made from them faults again, at the cost of two clean runs, before it gets anywhere. So most of the
- * time the last program that ran to its end takes their place. */
-static uint32_t faulted[1 << 20];
+/* The test case that was decoded or made last, and the hash of its bytes: an engine mutates what it has just
+ * run, and runs what it has just mutated. */
+static testcase current;
+static uint64_t current_hash;
+
+/* Hashes of inputs that did not run to their end. Half of what an engine keeps does not, since faults are of
+ * many kinds; what is made from them stops again, at the cost of two clean runs, before it gets anywhere. So
+ * most of the time the last program that ran to its end takes their place. */
+static uint32_t stopped[1 << 20];
 static testcase good;
 
-static bool has_faulted(uint64_t hash) {
-  return faulted[hash % (sizeof faulted / sizeof *faulted)] == (uint32_t)(hash >> 32);
+static uint32_t *stopped_slot(uint64_t hash) {
+  return &stopped[hash % (sizeof stopped / sizeof *stopped)];
 }
 
-static void remember(const uint8_t *data, size_t size, const testcase *test, const oracle_result *result) {
-  ls_stop_kind kind = result->reference.stop.kind;
+static void load(const uint8_t *data, size_t size) {
   uint64_t hash = XXH3_64bits(data, size);
-  if (kind == LS_STOP_FAULT)
-    faulted[hash % (sizeof faulted / sizeof *faulted)] = (uint32_t)(hash >> 32);
-  if (result->verdict == VERDICT_SAME && kind == LS_STOP_EXIT && account->programs % GOOD_EVERY == 0)
-    testcase_copy(&good, test);
+  if (hash == current_hash)
+    return;
+  testcase_decode(&current, data, size);
+  current_hash = hash;
 }
 
-static void report_and_abort(const testcase *test, oracle_result *result) {
-  report_difference(stderr, test, result, the_oracle);
+static ls_status judge(oracle_result *result) {
+  ls_error error;
+  ls_status status = oracle_run(the_oracle, &current, result, &error);
+  if (!status)
+    return LS_OK;
+  fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error.text);
+  exit(3);
+}
+
+static void remember(const oracle_result *result) {
+  ls_stop_kind kind = result->reference.stop.kind;
+  if (kind != LS_STOP_EXIT)
+    *stopped_slot(current_hash) = (uint32_t)(current_hash >> 32);
+  if (result->verdict == VERDICT_SAME && kind == LS_STOP_EXIT && account->programs % GOOD_EVERY == 0)
+    testcase_copy(&good, &current);
+}
+
+/* What is reported is what the bytes say, not what was made before they were written. */
+static void report_and_abort(const uint8_t *data, size_t size, oracle_result *result) {
+  testcase_decode(&current, data, size);
+  judge(result);
+  report_difference(stderr, &current, result, the_oracle);
   abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  static testcase test;
   static oracle_result result;
-  ls_error error;
   if (!started_up())
     return 0;
-  testcase_decode(&test, data, size);
-  ls_status status = oracle_run(the_oracle, &test, &result, &error);
-  if (status) {
-    fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error.text);
-    exit(3);
-  }
+  load(data, size);
+  judge(&result);
   count();
-  remember(data, size, &test, &result);
+  remember(&result);
   if (result.verdict == VERDICT_DIFFERENT)
-    report_and_abort(&test, &result);
+    report_and_abort(data, size, &result);
   if (result.verdict == VERDICT_SAME) {
-    behaviour_note(&test, &result, counters);
-    behaviour_forms(&test, &result, see_form, NULL);
+    behaviour_note(&current, &result, counters);
+    behaviour_forms(&current, &result, see_form, NULL);
   }
   return 0;
 }
 
 /* ---- Making inputs ---- */
 
-static size_t encode_within(testcase *test, uint8_t *data, size_t max_size) {
-  size_t size = testcase_encode(test, data, max_size);
-  if (size == 0 && shrink_program(test, max_size))
-    size = testcase_encode(test, data, max_size);
+static size_t encode_current(uint8_t *data, size_t max_size) {
+  size_t size = testcase_encode(&current, data, max_size);
+  if (size == 0 && shrink_program(&current, max_size))
+    size = testcase_encode(&current, data, max_size);
+  current_hash = XXH3_64bits(data, size);
   return size;
 }
 
 /* A fresh program, or the one in `data` changed. */
-static void make_input(generator *gen, rng *r, testcase *test, const uint8_t *data, size_t size) {
+static void make_input(generator *gen, rng *r, const uint8_t *data, size_t size) {
   uint32_t draw = rng_below(r, 100);
   if (size == 0 || good.count == 0 || draw < FRESH_PERCENT) {
-    generate_program(gen, r, test);
+    generate_program(gen, r, &current);
     return;
   }
-  if (has_faulted(XXH3_64bits(data, size)) && !rng_percent(r, FAULT_KEPT_PERCENT))
-    testcase_copy(test, &good);
-  else
-    testcase_decode(test, data, size);
-  if (draw >= FRESH_PERCENT + VALUE_PERCENT || !mutate_once(gen, r, test, MUTATE_VALUE))
-    mutate_program(gen, r, test);
+  load(data, size);
+  if (*stopped_slot(current_hash) == (uint32_t)(current_hash >> 32) && !rng_percent(r, STOPPED_KEPT_PERCENT))
+    testcase_copy(&current, &good);
+  if (draw >= FRESH_PERCENT + VALUE_PERCENT || !mutate_once(gen, r, &current, MUTATE_VALUE))
+    mutate_program(gen, r, &current);
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed) {
-  static testcase test;
   rng r = {seed};
   generator *gen = get_generator();
   if (!gen)
     return LLVMFuzzerMutate(data, size, max_size);
-  make_input(gen, &r, &test, data, size);
-  return encode_within(&test, data, max_size);
+  make_input(gen, &r, data, size);
+  return encode_current(data, max_size);
 }
 
 /* libFuzzer asks for a crossover as often as for a mutation. Most programs that are spliced fault, since
  * addresses of one meet registers of the other. */
 size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1, const uint8_t *data2, size_t size2,
                                  uint8_t *out, size_t max_out_size, unsigned int seed) {
-  static testcase first, second, made;
+  static testcase first, second;
   rng r = {seed};
   generator *gen = get_generator();
   if (gen && !rng_percent(&r, SPLICE_PERCENT)) {
-    make_input(gen, &r, &made, data1, size1);
+    make_input(gen, &r, data1, size1);
   } else {
     testcase_decode(&first, data1, size1);
     testcase_decode(&second, data2, size2);
-    splice_programs(&r, &first, &second, &made);
+    splice_programs(&r, &first, &second, &current);
   }
-  return encode_within(&made, out, max_out_size);
+  return encode_current(out, max_out_size);
 }

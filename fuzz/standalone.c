@@ -26,7 +26,7 @@ static void complain(const char *path) {
 
 static void replay_file(const char *path) {
   static uint8_t data[INPUT_MAX];
-  FILE *file = fopen(path, "rb");
+  FILE *file = fopen(path, "rbe");
   size_t size = file ? fread(data, 1, sizeof data, file) : 0;
   if (!file || ferror(file)) {
     complain(path);

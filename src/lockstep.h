@@ -101,9 +101,9 @@ __attribute__((aligned(64)))
 #endif
 ls_state;
 
-/* How wide the vector registers are that an executor loads and stores. What a mode does not cover (upper parts,
- * ZMM16-31, opmasks) is not loaded, and the outcome repeats the start's, however the run ended; a program that
- * uses it anyway finds there what happens to be there. */
+/* How wide the vector registers are that an executor loads and stores. What a mode does not cover (upper
+ * parts, ZMM16-31, opmasks) is not loaded, and the outcome repeats the start's, however the run ended; a
+ * program that uses it anyway finds there what happens to be there. */
 typedef enum ls_vectors {
   LS_VECTORS_AUTO = 0, /* the widest that this CPU and kernel have */
   LS_VECTORS_SSE,      /* XMM0-15 */
@@ -264,7 +264,10 @@ typedef struct ls_window {
  * begins there. Exit points and fuel write LS_CONTROL_SIZE bytes at `control`, which must lie in a writable
  * window, be aligned to 64, and be within 2 GiB of the code window; the guest may see and change them, the
  * same way in every executor. `gate` is the address to which guest code jumps to leave; LS_GATE_SIZE bytes
- * are reserved there, and what they hold is the executor's own business. */
+ * are reserved there, and what they hold is the executor's own business.
+ *
+ * In a process built with AddressSanitizer, 0x7fff8000 to 0x10007fff8000 is its shadow: an in-thread sandbox
+ * there is refused with LS_ERR_ADDRESS. */
 typedef struct ls_layout {
   ls_window windows[LS_WINDOWS_MAX];
   uint32_t window_count;
@@ -305,8 +308,9 @@ typedef struct ls_executor ls_executor;
  * borrows an alternate stack, a timer, and its signal mask for these signals; ls_thread_release or the
  * thread's end gives them back.
  * LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by that of the process.
- * All runs must come from the thread that created it. LS_ERR_NO_REFERENCE when tracing is not permitted
- * (seccomp, Yama, another tracer); the text names which. */
+ * All runs must come from the thread that created it. The kernel sends this process SIGCHLD whenever the
+ * child stops: a host that handles that signal should do so with SA_NOCLDSTOP. LS_ERR_NO_REFERENCE when
+ * tracing is not permitted (seccomp, Yama, another tracer); the text names which. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
 

@@ -82,14 +82,17 @@ static void run_rows(bench *b, const arguments *a) {
 
 static error_t parse(int key, char *value, struct argp_state *state) {
   arguments *a = state->input;
+  char *end;
+  long rounds;
   switch (key) {
   case OPTION_JSON:
     a->json = true;
     return 0;
   case OPTION_ROUNDS:
-    a->rounds = atoi(value);
-    if (a->rounds < 1 || a->rounds > ROUNDS_MAX)
+    rounds = strtol(value, &end, 10);
+    if (*end != 0 || rounds < 1 || rounds > ROUNDS_MAX)
       argp_error(state, "--rounds takes a number from 1 to %d", ROUNDS_MAX);
+    a->rounds = (int)rounds;
     return 0;
   case ARGP_KEY_ARG:
     argp_error(state, "unexpected argument '%s'", value);

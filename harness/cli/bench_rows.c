@@ -319,6 +319,8 @@ static void first_reference(bench *b) {
 
 static void make_lanes(bench *b, const ls_layout *layout) {
   uint8_t *bare = aligned_alloc(LS_PAGE, LS_PAGE);
+  if (bare == NULL)
+    give_up("floor", "no memory");
   b->bare.memory = b->bare_x87.memory = bare;
   b->thread.memory = b->thread_x87.memory = ls_executor_memory(b->in_thread, 1);
   b->reference.memory = ls_executor_memory(b->in_child, 1);

@@ -99,7 +99,7 @@ static uint8_t *read_stream(FILE *file, size_t limit, size_t *size, char *why, s
     *size += fread(data + *size, 1, room - *size, file);
     room *= 2;
   } while (!feof(file) && !ferror(file) && *size <= limit);
-  if (feof(file) && *size <= limit) {
+  if (data != NULL && feof(file) && *size <= limit) {
     data[*size] = 0;
     return data;
   }

@@ -23,6 +23,7 @@ static const struct argp_option option_table[] = {
 static error_t parse_option(int key, char *argument, struct argp_state *state) {
   run_options *options = state->input;
   char *end;
+  unsigned long limit;
   switch (key) {
   case 'a':
     options->any = true;
@@ -31,9 +32,10 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
     options->json = true;
     return 0;
   case 'l':
-    options->limit_ms = (uint32_t)strtoul(argument, &end, 10);
-    if (*end != 0 || options->limit_ms == 0 || options->limit_ms > 60000)
+    limit = strtoul(argument, &end, 10);
+    if (*end != 0 || limit == 0 || limit > 60000)
       argp_error(state, "--limit takes 1 to 60000 milliseconds");
+    options->limit_ms = (uint32_t)limit;
     return 0;
   case 'q':
     options->quiet = true;

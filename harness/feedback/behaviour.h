@@ -12,11 +12,11 @@
 #include "testcase/testcase.h"
 
 enum {
-  BEHAVIOUR_STOPS = 1 << 12, /* (mnemonic that stopped it or was last, stop kind) */
+  BEHAVIOUR_STOPS = 1 << 11, /* (mnemonic that stopped it or was last, stop kind) */
   BEHAVIOUR_FAULTS =
       1 << 10, /* (category of the instruction, signal, code, window and alignment of the address) */
-  BEHAVIOUR_FLAGS = 1 << 10,  /* (category of the last instruction, status flags) after a clean exit */
-  BEHAVIOUR_ACCESS = 1 << 10, /* shapes of memory operands (scan_info.access) */
+  BEHAVIOUR_FLAGS = 1 << 9,  /* (category of the last instruction, status flags) after a clean exit */
+  BEHAVIOUR_ACCESS = 1 << 9, /* shapes of memory operands (scan_info.access) */
   BEHAVIOUR_SIZE = BEHAVIOUR_STOPS + BEHAVIOUR_FAULTS + BEHAVIOUR_FLAGS + BEHAVIOUR_ACCESS
 };
 

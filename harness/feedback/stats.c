@@ -85,7 +85,7 @@ stats *stats_open(const char *path) {
 }
 
 int stats_read(stats *s, const char *path) {
-  FILE *file = fopen(path, "rb");
+  FILE *file = fopen(path, "rbe");
   if (!file)
     return errno;
   size_t got = fread(s, 1, sizeof *s, file);

@@ -31,7 +31,9 @@ bool harness_decode(const uint8_t *bytes, size_t size, ZydisDecodedInstruction *
 }
 
 void form_decode(form_id form, form_example *example) {
-  harness_decode(form_examples[form], form_examples[form][15], &example->instruction, example->operands);
+  const uint8_t *bytes = form_examples[form];
+  if (!harness_decode(bytes, bytes[15], &example->instruction, example->operands))
+    *example = (form_example){0}; /* a Zydis other than the one that made the table */
 }
 
 ZydisMnemonic form_mnemonic(form_id form) {

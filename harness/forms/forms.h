@@ -1,7 +1,7 @@
 /* The catalogue of instruction forms: one for each way in which an instruction can be encoded, that is for
  * each distinct (mnemonic, encoding, operand kinds and sizes, mask, zeroing, broadcast, rounding). The table
- * is made at build time by harness/forms/make_forms.c, which walks Zydis's decoder, so its numbering depends on the
- * version of Zydis and is never stored. */
+ * is made at build time by harness/forms/make_forms.c, which walks Zydis's decoder, so its numbering depends
+ * on the version of Zydis and is never stored. */
 #ifndef HARNESS_FORMS_H
 #define HARNESS_FORMS_H
 

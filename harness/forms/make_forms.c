@@ -344,7 +344,7 @@ int main(int argc, char **argv) {
   ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
   walk();
   qsort(forms, form_count, sizeof forms[0], compare_forms);
-  FILE *out = to_file ? fopen(argv[2], "w") : stdout;
+  FILE *out = to_file ? fopen(argv[2], "we") : stdout;
   if (out == NULL) {
     fprintf(stderr, "make_forms: %s: %s\n", argv[2], strerror(errno));
     return 1;

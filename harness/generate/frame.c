@@ -87,6 +87,8 @@ static void make_known(frame *f, ls_state *state) {
   uint32_t bases = 2 + rng_below(r, 3), indices = 1 + rng_below(r, 2);
   for (uint32_t i = 0; i < bases + indices; i++) {
     uint32_t gpr = frame_scratch(f, 0);
+    if (gpr == LS_NONE)
+      return;
     if (rng_one_in(r, 3)) /* legacy registers make shorter encodings, and go with AH to BH */
       gpr = LS_RBX + (gpr & 1) * (LS_RSI - LS_RBX);
     uint64_t value = i < bases ? pointer(r) : rng_next(r) & 1 ? rng_below(r, 256) : value_integer(r);
@@ -99,7 +101,8 @@ static void vary_x87(rng *r, ls_state *state) {
   state->fcw = rng_next(r) & 1 ? 0x37f : value_fcw(r);
   uint64_t random = rng_next(r); /* TOP and the condition codes */
   state->fsw = (uint16_t)(random & 0x7f00);
-  state->ftw = (uint8_t)(rng_next(r) & rng_next(r));
+  random = rng_next(r); /* one register in four in use, so that there is room to push */
+  state->ftw = (uint8_t)(random & random >> 8);
   for (unsigned i = 0; i < 8; i++)
     value_extended(r, state->st[i]);
 }

@@ -123,7 +123,7 @@ static bool append_random(builder *b, level *l) {
   bool placed = role == ROLE_CALL ? append_call(b, l, &g) : append_at(b, l, &g, &main);
   if (!placed)
     return false;
-  if (role == ROLE_BRANCH)
+  if (role == ROLE_BRANCH && l)
     l->open[l->open_count++] = main;
   generator_used(b->gen, form);
   return true;

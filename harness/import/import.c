@@ -66,7 +66,6 @@ static unsigned replaced_registers(ZydisMnemonic mnemonic, uint8_t registers[4])
 
 static ls_instruction *cut_append(cutter *cut, const uint8_t *bytes, uint8_t length) {
   testcase *test = cut->test;
-  cut->targets[test->count] = SIZE_MAX; /* none */
   ls_instruction *instruction = &test->instructions[test->count++];
   *instruction = (ls_instruction){.next = test->count, .jump = LS_NONE, .length = length};
   memcpy(instruction->bytes, bytes, length);
@@ -175,6 +174,7 @@ static import_status cut_block(cutter *cut, import_report *report) {
   if (cut->size >= sizeof cut->index_at / sizeof cut->index_at[0])
     return IMPORT_TOO_LONG;
   memset(cut->index_at, 0xff, sizeof cut->index_at);
+  memset(cut->targets, 0xff, sizeof cut->targets);
   cut->test->count = 0;
   report->replaced = 0;
   for (size_t offset = 0; status == IMPORT_OK && offset < cut->size;) {
