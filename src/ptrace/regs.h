@@ -26,8 +26,8 @@ bool regs_fs_gs_changed(const struct user_regs_struct *regs, uint64_t gs_base);
 /* Puts into the shared page what the stub's way in loads to start at `rip`. */
 void gate_put(gate_in *in, const ls_state *state, uint64_t rip, ls_vectors vectors);
 
-/* Takes what the stub's way out stored: of the vectors and opmasks what `vectors` covers, x87, MXCSR, RSP, RCX,
- * R11. */
+/* Takes what the stub's way out stored: of the vectors and opmasks what `vectors` covers, x87, MXCSR, RSP,
+ * RCX, R11. */
 void gate_get(const gate_out *out, ls_vectors vectors, ls_state *state);
 
 /* Fills in what `vectors` does not cover with what the run started with. */
