@@ -35,17 +35,16 @@ static void print_header(FILE *to, const testcase *test) {
 }
 
 static void print_state(FILE *to, const testcase *test) {
-  ls_state base;
   size_t count, shown = 0;
   const ls_register *registers = ls_registers(&count);
-  testcase_base_state(test->vectors, &base);
+  const ls_state *base = testcase_base_state(test->vectors);
   fprintf(to,
           "\nregisters (pattern %u in vectors and opmasks, 0x%" PRIx64 " in rsp, else the usual start):\n",
-          test->vectors, base.gpr[LS_RSP]);
+          test->vectors, base->gpr[LS_RSP]);
   for (size_t row = 0; row < count; row++) {
     char text[200];
     const ls_register *reg = &registers[row];
-    if (memcmp((const char *)&test->state + reg->offset, (const char *)&base + reg->offset, reg->size) == 0)
+    if (memcmp((const char *)&test->state + reg->offset, (const char *)base + reg->offset, reg->size) == 0)
       continue;
     ls_register_print(reg, &test->state, text, sizeof text);
     fprintf(to, "  %-6s %s\n", reg->name, text);
@@ -143,15 +142,14 @@ static json_t *program_json(const testcase *test) {
 }
 
 static json_t *state_json(const testcase *test) {
-  ls_state base;
   size_t count;
   const ls_register *registers = ls_registers(&count);
   json_t *value = json_object();
-  testcase_base_state(test->vectors, &base);
+  const ls_state *base = testcase_base_state(test->vectors);
   for (size_t row = 0; row < count; row++) {
     char text[200];
     const ls_register *reg = &registers[row];
-    if (memcmp((const char *)&test->state + reg->offset, (const char *)&base + reg->offset, reg->size) == 0)
+    if (memcmp((const char *)&test->state + reg->offset, (const char *)base + reg->offset, reg->size) == 0)
       continue;
     ls_register_print(reg, &test->state, text, sizeof text);
     json_object_set_new(value, reg->name, json_string(text));

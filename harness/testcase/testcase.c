@@ -46,18 +46,10 @@ uint64_t testcase_cpu(void) {
 
 /* ---- Making ------------------------------------------------------------------------------------------ */
 
-void testcase_base_state(uint8_t vectors, ls_state *state) {
-  const ls_window *stack = &testcase_layout()->windows[TESTCASE_STACK];
-  ls_state_init(state);
-  state->gpr[LS_RSP] = stack->address + stack->size / 2;
-  if (vectors != 0)
-    testcase_vectors(vectors, state);
-}
-
 void testcase_clear(testcase *test) {
   memset(test, 0, offsetof(testcase, patches)); /* the state, behind it, is set as a whole */
   test->fuel = TESTCASE_FUEL_MAX;
-  testcase_base_state(0, &test->state);
+  test->state = *testcase_base_state(0);
 }
 
 void testcase_init(testcase *test) {

@@ -132,9 +132,8 @@ static void put_register(writer *out, unsigned id, const uint8_t *value, size_t 
 }
 
 static void put_registers(writer *out, const testcase *test) {
-  ls_state base;
-  const uint8_t *values = (const uint8_t *)&test->state, *initial = (const uint8_t *)&base;
-  testcase_base_state(test->vectors, &base);
+  const uint8_t *values = (const uint8_t *)&test->state;
+  const uint8_t *initial = (const uint8_t *)testcase_base_state(test->vectors);
   size_t begin = section_begin(out, SECTION_REGISTERS);
   for (const register_group *g = groups; g < groups + GROUPS; g++)
     for (unsigned n = 0; n < g->count; n++) {

@@ -5,8 +5,8 @@
 #include "testcase/testcase.h"
 
 /* The state that an entry's register section is relative to: ls_state_init, RSP in the middle of the stack,
- * and the vectors of pattern `vectors`. */
-void testcase_base_state(uint8_t vectors, ls_state *state);
+ * and the vectors of pattern `vectors`. Computed once, then kept. */
+const ls_state *testcase_base_state(uint8_t vectors);
 
 /* As testcase_init, without the one instruction: count is 0, which is not a valid test case yet. What
  * the arrays of instructions and patches hold stays as it is. */

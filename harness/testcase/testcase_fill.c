@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "rng.h"
-#include "testcase/testcase.h"
+#include "testcase/testcase_codec.h"
 
 typedef uint64_t (*cell_maker)(rng *r);
 
@@ -155,15 +155,21 @@ static void vectors_make(uint8_t vectors, uint8_t zmm[32][64], uint64_t k[8]) {
     k[n] = opmask_cell(&r);
 }
 
+const ls_state *testcase_base_state(uint8_t vectors) {
+  static ls_state states[256];
+  ls_state *state = &states[vectors];
+  if (state->cs != 0)
+    return state;
+  const ls_window *stack = &testcase_layout()->windows[TESTCASE_STACK];
+  ls_state_init(state);
+  state->gpr[LS_RSP] = stack->address + stack->size / 2;
+  if (vectors != 0)
+    vectors_make(vectors, state->zmm, state->k);
+  return state;
+}
+
 void testcase_vectors(uint8_t vectors, ls_state *state) {
-  static struct {
-    uint8_t zmm[32][64];
-    uint64_t k[8];
-  } cache[256];
-  static bool made[256];
-  if (!made[vectors] && vectors != 0)
-    vectors_make(vectors, cache[vectors].zmm, cache[vectors].k);
-  made[vectors] = true;
-  memcpy(state->zmm, cache[vectors].zmm, sizeof state->zmm);
-  memcpy(state->k, cache[vectors].k, sizeof state->k);
+  const ls_state *base = testcase_base_state(vectors);
+  memcpy(state->zmm, base->zmm, sizeof state->zmm);
+  memcpy(state->k, base->k, sizeof state->k);
 }
