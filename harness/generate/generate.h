@@ -50,7 +50,7 @@ void splice_programs(rng *r, const testcase *a, const testcase *b, testcase *out
  * even one instruction does not fit. */
 bool shrink_program(testcase *test, size_t size);
 
-/* Forms allowed for this generator: not excluded by policy, and run by this CPU. */
+/* Forms allowed for this generator: not excluded by policy, and run by this CPU or meant to fault. */
 uint32_t generator_allowed(const generator *gen);
 
 /* True if `form` is among them. */

@@ -57,16 +57,14 @@ static void sort_in(generator *gen, form_id form) {
   else if (traits->role >= ROLE_RETURN)
     list = LIST_ENDING;
   gen->unused_at[form] = UINT32_MAX;
-  if (allowed || (list == LIST_FAULT && traits->role == ROLE_FAULT)) {
+  if (allowed) {
     list_add(&gen->lists[list], form);
     if (list == LIST_BODY)
       list_by_flags(gen, form, traits);
-  } else if (traits->role == ROLE_PLAIN) {
-    list_add(&gen->lists[LIST_ILLEGAL], form);
-  }
-  if (allowed) {
     gen->unused_at[form] = gen->unused[list].count;
     list_add(&gen->unused[list], form);
+  } else if (traits->role == ROLE_PLAIN) {
+    list_add(&gen->lists[LIST_ILLEGAL], form);
   }
   gen->allowed += allowed;
 }
@@ -129,6 +127,8 @@ void generator_destroy(generator *gen) {
 
 bool generator_allows(const generator *gen, form_id form) {
   policy_action action = policy_of_form(form)->action;
+  if (action == POLICY_FAULT) /* #UD is as good a fault as any */
+    return gen->support[form] == FORM_RUNS || gen->support[form] == FORM_ILLEGAL;
   if (action == POLICY_EXCLUDE || gen->support[form] != FORM_RUNS)
     return false;
   return action != POLICY_SYSCALL || gen->options.syscalls;
