@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char magic[8] = "LSSTATS";
@@ -56,16 +57,18 @@ void stats_add(stats *sum, const stats *more) {
   }
 }
 
-/* Room on the disk is taken now: a mapped page without would be SIGBUS later. */
+/* Room on the disk is taken now: a mapped page without would be SIGBUS later. What is no plain file is left alone. */
 static int make_file(const char *path) {
   int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0)
     return -1;
-  int trouble = posix_fallocate(fd, 0, sizeof(stats));
+  struct stat about;
+  int trouble = fstat(fd, &about) != 0 ? errno : S_ISREG(about.st_mode) ? 0 : EINVAL;
+  if (!trouble)
+    trouble = posix_fallocate(fd, 0, sizeof(stats));
   if (!trouble)
     return fd;
   close(fd);
-  unlink(path);
   errno = trouble;
   return -1;
 }
