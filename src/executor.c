@@ -75,6 +75,14 @@ int ls_executor_stops_syscalls(ls_executor *executor) {
   return executor->ops->stops_syscalls(executor);
 }
 
+void gate_page_write(uint8_t *page, uint64_t gate) {
+  static const uint8_t jump[8] = {0xff, 0x25, 2, 0, 0, 0, INT3, INT3}; /* jmp [rip+2] */
+  uint64_t inner = gate_inner(gate);
+  memset(page, INT3, LS_PAGE);
+  memcpy(page, jump, sizeof jump);
+  memcpy(page + sizeof jump, &inner, sizeof inner);
+}
+
 /* ---- Memory ---- */
 
 static ls_status own(ls_executor *executor, ls_error *error) {

@@ -34,6 +34,18 @@ struct ls_executor {
 ls_status signal_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error);
 ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error);
 
+/* The way out of the guest. Guest code jumps to layout.gate, where one page holds the same bytes in every
+ * executor: a jump through a pointer to gate_inner, and int3 besides; the rest of LS_GATE_SIZE there is
+ * without access. So whatever a guest does at the gate, it does in both. The executor's own code and data,
+ * LS_GATE_SIZE of them at gate_inner, are out of reach of any displacement from anywhere else, and nothing
+ * the guest starts with points there. */
+static inline uint64_t gate_inner(uint64_t gate) {
+  return gate ^ UINT64_C(0x1000000000);
+}
+
+/* Writes that page, LS_PAGE bytes. */
+void gate_page_write(uint8_t *page, uint64_t gate);
+
 /* What the emitted exit points and fuel counters write at layout.control. The emitter, and nothing else,
  * writes code that uses these offsets. */
 typedef struct control_cells {

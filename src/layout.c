@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "error.h"
+#include "executor.h"
 #include "sandbox.h"
 
 /* Lockstep's own places. Below 2 GiB is application memory for ASan, TSan and MSan alike (their shadow lies
@@ -37,6 +38,10 @@ static int overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
   return a < b + b_size && b < a + a_size;
 }
 
+static int is_gate_address(uint64_t address) {
+  return address >= LS_GATE_SIZE && address <= USER_END - LS_GATE_SIZE;
+}
+
 static ls_status check_window(const ls_layout *layout, uint32_t i, ls_error *error) {
   const ls_window *w = &layout->windows[i];
   if (w->address % LS_PAGE || w->size % LS_PAGE || !w->size)
@@ -46,8 +51,10 @@ static ls_status check_window(const ls_layout *layout, uint32_t i, ls_error *err
     return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u does not lie in user space", i);
   if (!w->access || w->access & ~(uint32_t)(LS_READ | LS_WRITE | LS_EXEC))
     return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u: access must be LS_READ, LS_WRITE, LS_EXEC", i);
-  if (overlap(w->address, w->size, layout->gate, LS_GATE_SIZE))
-    return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u overlaps the gate", i);
+  uint64_t with_guards = w->address - LS_PAGE, size = w->size + (uint64_t)2 * LS_PAGE;
+  if (overlap(with_guards, size, layout->gate, LS_GATE_SIZE) ||
+      overlap(with_guards, size, gate_inner(layout->gate), LS_GATE_SIZE))
+    return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u or a guard page of it overlaps the gate", i);
   for (uint32_t j = 0; j < i; j++)
     if (overlap(w->address, w->size, layout->windows[j].address, layout->windows[j].size))
       return error_set(error, LS_ERR_ARGUMENT, 0, i, "windows %u and %u overlap", j, i);
@@ -74,8 +81,10 @@ static ls_status check_control(const ls_layout *layout, ls_error *error) {
 ls_status layout_check(const ls_layout *layout, ls_error *error) {
   if (layout->window_count < 1 || layout->window_count > LS_WINDOWS_MAX)
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a layout has 1 to %d windows", LS_WINDOWS_MAX);
-  if (layout->gate % LS_PAGE || layout->gate < LS_PAGE || layout->gate > USER_END - LS_GATE_SIZE)
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "the gate must be a page address in user space");
+  if (layout->gate % LS_GATE_SIZE || !is_gate_address(layout->gate) ||
+      !is_gate_address(gate_inner(layout->gate)))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "the gate must lie in user space and be aligned to %d", LS_GATE_SIZE);
   for (uint32_t i = 0; i < layout->window_count; i++) {
     ls_status status = check_window(layout, i, error);
     if (status)

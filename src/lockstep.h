@@ -263,8 +263,9 @@ typedef struct ls_window {
 /* Where guest memory lies. Each window has an inaccessible guard page on either side unless another window
  * begins there. Exit points and fuel write LS_CONTROL_SIZE bytes at `control`, which must lie in a writable
  * window, be aligned to 64, and be within 2 GiB of the code window; the guest may see and change them, the
- * same way in every executor. `gate` is the address to which guest code jumps to leave; LS_GATE_SIZE bytes
- * are reserved there, and what they hold is the executor's own business.
+ * same way in every executor. `gate`, aligned to LS_GATE_SIZE, is where guest code jumps to leave.
+ * LS_GATE_SIZE bytes are reserved there and at gate XOR 0x1000000000; what they hold is the executor's own
+ * business, the same in every executor at `gate` itself.
  *
  * In a process built with AddressSanitizer, 0x7fff8000 to 0x10007fff8000 is its shadow: an in-thread sandbox
  * there is refused with LS_ERR_ADDRESS. */

@@ -57,7 +57,8 @@ void stats_add(stats *sum, const stats *more) {
   }
 }
 
-/* Room on the disk is taken now: a mapped page without would be SIGBUS later. What is no plain file is left alone. */
+/* Room on the disk is taken now: a mapped page without would be SIGBUS later. What is no plain file is left
+ * alone. */
 static int make_file(const char *path) {
   int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0)
