@@ -271,15 +271,10 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_bad_files), cmocka_unit_test(test_show),  cmocka_unit_test(test_import),
       cmocka_unit_test(test_full_disk),
   };
-  ls_executor *reference = NULL;
-  ls_error error = {0};
   if (argc != 2 || (command = realpath(argv[1], NULL)) == NULL) {
     fputs("usage: test_cli LOCKSTEP\n", stderr);
     return 2;
   }
-  ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error);
-  if (status == LS_ERR_NO_REFERENCE)
-    return skip_test(error.text);
-  ls_executor_destroy(reference);
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  int missing = find_reference(testcase_layout());
+  return missing ? missing : cmocka_run_group_tests(tests, set_up, tear_down);
 }
