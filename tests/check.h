@@ -15,10 +15,25 @@
 
 enum { TEST_SKIPPED = 77 };
 
-/* Says why on standard output; for `return skip("…")` from main. */
+/* Says why on standard output; for `return skip_test("…")` from main. */
 static inline int skip_test(const char *why) {
   printf("SKIPPED: %s\n", why);
   return TEST_SKIPPED;
+}
+
+/* What main returns if there can be no reference executor, having said why: TEST_SKIPPED where the machine
+ * does not allow one, 1 where it fails in any other way. 0: there can be. */
+static inline int find_reference(const ls_layout *layout) {
+  ls_executor *reference = NULL;
+  ls_error why = {.text = ""};
+  ls_status status = ls_executor_create(LS_PTRACE, layout, NULL, &reference, &why);
+  ls_executor_destroy(reference);
+  if (status == LS_OK)
+    return 0;
+  if (status == LS_ERR_NO_REFERENCE)
+    return skip_test(why.text);
+  printf("no reference executor: %s\n", why.text);
+  return 1;
 }
 
 #endif

@@ -1,32 +1,15 @@
-/* The host survives: what faulting guests leave of it, and what is left of a reference when its host dies. */
+/* The host survives: what faulting guests leave of it. */
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "check.h"
-#include "cpu.h"
-#include "flags.h"
+#include "faults.h"
 #include "processes.h"
 #include "sanitizers.h"
 
-enum { CODE, DATA, CONSTANTS, STACK }; /* windows of the default layout */
-
 enum { FAULTING_RUNS = 100000, REFERENCE_RUNS = 5000, SLOT = 11, SIGNALS = 64, DESCRIPTORS = 256 };
-
-static ls_error error;
-static ls_layout layout;
-
-static void must(ls_status status) {
-  if (status)
-    fail_msg("%s: %s", ls_status_name(status), error.text);
-}
 
 /* ---- All that a host can miss ------------------------------------------------------------------------- */
 
@@ -224,89 +207,6 @@ static void unsettle(const settings *before) {
     sigaction(own_handlers[i], &before->handlers[i], NULL);
 }
 
-/* ---- Guests that fault -------------------------------------------------------------------------------- */
-
-#define BYTES(code) sizeof code - 1, code
-#define MISALIGNED  1 /* as RSP: within the stack, but odd */
-
-static const struct guest {
-  const char *name;
-  uint8_t size;
-  const char *code;
-  uint64_t rax, rsp, rflags;
-  ls_stop_kind kind;
-  int signal;
-  uint32_t mxcsr;
-  uint16_t fcw;
-} guests[] = {
-    {"#UD", BYTES("\x0f\x0b"), .kind = LS_STOP_FAULT, .signal = SIGILL},
-    {"#DE", BYTES("\xf7\xf1"), .kind = LS_STOP_FAULT, .signal = SIGFPE},
-    {"#GP", BYTES("\xf4"), .kind = LS_STOP_FAULT, .signal = SIGSEGV},
-    {"#GP, all flags", BYTES("\xf4"), .rflags = RFLAGS_USER & ~RFLAGS_TF, .kind = LS_STOP_FAULT,
-     .signal = SIGSEGV},
-    {"#PF read", BYTES("\x48\x8b\x00"), .rax = 0x10, .kind = LS_STOP_FAULT, .signal = SIGSEGV},
-    {"#PF execute", BYTES("\xff\xe0"), .rax = 0x20, .kind = LS_STOP_FAULT, .signal = SIGSEGV},
-    {"#PF, RSP garbage", BYTES("\x48\x8b\x00"), .rax = 0x10, .rsp = 3, .kind = LS_STOP_FAULT,
-     .signal = SIGSEGV},
-    {"#SS", BYTES("\x50"), .rsp = 1ull << 62, .kind = LS_STOP_FAULT, .signal = SIGBUS},
-    {"#AC", BYTES("\x48\x8b\x04\x24"), .rsp = MISALIGNED, .rflags = RFLAGS_AC, .kind = LS_STOP_FAULT,
-     .signal = SIGBUS},
-    {"#BP", BYTES("\xcc"), .kind = LS_STOP_FAULT, .signal = SIGTRAP},
-    {"#DB", BYTES("\x90\x90"), .rflags = RFLAGS_TF, .kind = LS_STOP_FAULT, .signal = SIGTRAP},
-    {"#XM", BYTES("\x0f\x5e\xc1"), .mxcsr = 0x9f00, .kind = LS_STOP_FAULT, .signal = SIGFPE},
-    {"#MF", BYTES("\xd9\xe8\xd9\xee\xde\xf9\x9b"), .fcw = 0x67b, .kind = LS_STOP_FAULT, .signal = SIGFPE},
-    {"x87 left full", BYTES("\xd9\xeb\xd9\xeb\xd9\xeb\x0f\x0b"), .fcw = 0x3f, .kind = LS_STOP_FAULT,
-     .signal = SIGILL},
-    {"MXCSR left odd", BYTES("\x0f\x0b"), .mxcsr = 0x603f, .kind = LS_STOP_FAULT, .signal = SIGILL},
-    {"DS, ES, DF", BYTES("\x8e\xd8\x8e\xc0\xfd\x0f\x0b"), .rax = 0x2b, .kind = LS_STOP_FAULT,
-     .signal = SIGILL},
-    {"system call", BYTES("\x0f\x05"), .rax = 12, .kind = LS_STOP_SYSCALL},
-    {"FS and GS loaded", BYTES("\x8e\xe0\x8e\xe8\x0f\x0b"), .rax = 0x2b, .kind = LS_STOP_FAULT,
-     .signal = SIGILL},
-    {"FS base lost", BYTES("\xf3\x48\x0f\xae\xd0\x0f\x0b"), .kind = LS_STOP_FAULT, .signal = SIGILL},
-};
-enum { GUESTS = sizeof guests / sizeof *guests, IN_REFERENCE = GUESTS - 2, SYSCALL_GUEST = GUESTS - 3 };
-
-static ls_image *images[GUESTS];
-
-static void build_images(void) {
-  for (int i = 0; i < GUESTS; i++) {
-    ls_instruction in = {.next = LS_NONE, .jump = LS_NONE, .length = guests[i].size};
-    memcpy(in.bytes, guests[i].code, guests[i].size);
-    images[i] = ls_image_create();
-    must(ls_image_build(images[i], &(ls_program){.instructions = &in, .count = 1}, &layout, &error));
-  }
-}
-
-static void destroy_images(void) {
-  for (int i = 0; i < GUESTS; i++)
-    ls_image_destroy(images[i]);
-}
-
-static bool can_run(int i, ls_executor *executor) {
-  if (i == SYSCALL_GUEST)
-    return ls_executor_stops_syscalls(executor);
-  return i < IN_REFERENCE || cpu()->fsgsbase;
-}
-
-static void run_guest(ls_executor *executor, int i) {
-  static ls_state state;
-  static ls_outcome outcome;
-  const struct guest *g = &guests[i];
-  ls_state_init(&state);
-  state.gpr[LS_RAX] = g->rax;
-  uint64_t stack = layout.windows[STACK].address + 0x800;
-  state.gpr[LS_RSP] = g->rsp == MISALIGNED ? stack + 1 : g->rsp ? g->rsp : stack;
-  state.rflags |= g->rflags;
-  state.mxcsr = g->mxcsr ? g->mxcsr : state.mxcsr;
-  state.fcw = g->fcw ? g->fcw : state.fcw;
-  must(ls_executor_load(executor, images[i], &error));
-  ls_run run = {.state = &state, .uses = g->fcw ? LS_USES_X87 : 0};
-  must(ls_executor_run(executor, &run, &outcome, &error));
-  if (outcome.stop.kind != g->kind || outcome.stop.signal != g->signal)
-    fail_msg("%s: %s, signal %d", g->name, ls_stop_kind_name(outcome.stop.kind), outcome.stop.signal);
-}
-
 /* ---- What runs leave ---------------------------------------------------------------------------------- */
 
 static unsigned mappings(void) {
@@ -316,26 +216,11 @@ static unsigned mappings(void) {
 
 static ls_executor *current; /* so that a test that fails leaves nothing behind */
 
-static ls_executor *create(ls_kind kind) {
-  ls_executor *executor = NULL;
-  must(ls_executor_create(kind, &layout, NULL, &executor, &error));
-  return executor;
-}
-
 static int destroy_current(void **unused) {
   (void)unused;
   ls_executor_destroy(current);
   current = NULL;
   return 0;
-}
-
-static void run_round(ls_executor *executor, int count, int kinds, unsigned *done) {
-  for (int i = 0, n = 0; n < count; i = (i + 1) % kinds)
-    if (can_run(i, executor)) {
-      run_guest(executor, i);
-      n++;
-      ++*done;
-    }
 }
 
 /* Each kind of guest by itself: what one leaves behind the next may hide. */
@@ -427,170 +312,15 @@ static void a_hundred_executors(void **unused) {
   destroy_images();
 }
 
-/* ---- Who is left when the host dies ------------------------------------------------------------------- */
-
-typedef enum death {
-  BY_EXIT,       /* exit, nothing destroyed */
-  BY_QUICK_EXIT, /* _exit */
-  BY_DESTROY,    /* all destroyed, then exit */
-  BY_FAULT,      /* a fault of the host's own, which goes to the default action */
-  BY_ABORT,
-  BY_THREAD_END, /* the thread that made the reference ends; the host lives */
-  BY_SIGNAL      /* sent to the host, or to its process group */
-} death;
-
-static const struct death_case {
-  const char *name;
-  death how;
-  int signal;
-  bool group; /* as Ctrl-C does */
-  bool busy;  /* in the middle of an endless run of the reference */
-} deaths[] = {
-    {"exit", .how = BY_EXIT},
-    {"_exit", .how = BY_QUICK_EXIT},
-    {"destroy and exit", .how = BY_DESTROY},
-    {"fault of the host", .how = BY_FAULT},
-    {"abort", .how = BY_ABORT},
-    {"end of the thread", .how = BY_THREAD_END},
-    {"SIGKILL", .how = BY_SIGNAL, .signal = SIGKILL},
-    {"SIGKILL, busy", .how = BY_SIGNAL, .signal = SIGKILL, .busy = true},
-    {"SIGINT", .how = BY_SIGNAL, .signal = SIGINT, .group = true},
-    {"SIGINT, busy", .how = BY_SIGNAL, .signal = SIGINT, .group = true, .busy = true},
-    {"SIGTERM, busy", .how = BY_SIGNAL, .signal = SIGTERM, .busy = true},
-    {"SIGHUP to the group, busy", .how = BY_SIGNAL, .signal = SIGHUP, .group = true, .busy = true},
-    {"SIGQUIT to the group", .how = BY_SIGNAL, .signal = SIGQUIT, .group = true},
-};
-
-static ls_executor *volatile kept[2]; /* never destroyed, and not a leak either */
-
-/* Says in *pid which process the reference is: the only child. */
-static void *make_reference(void *pid) {
-  kept[1] = create(LS_PTRACE);
-  unsigned done = 0;
-  run_round(kept[1], IN_REFERENCE, IN_REFERENCE, &done);
-  if (process_children(getpid(), pid) != 1)
-    _exit(1);
-  return NULL;
-}
-
-static void run_for_ever(ls_executor *executor) {
-  static ls_state state;
-  static ls_outcome outcome;
-  ls_instruction in = {.next = LS_NONE, .jump = LS_NONE, .length = 2, .bytes = {0xeb, 0xfe}};
-  ls_state_init(&state);
-  ls_image *image = ls_image_create();
-  must(ls_image_build(image, &(ls_program){.instructions = &in, .count = 1}, &layout, &error));
-  must(ls_executor_load(executor, image, &error));
-  ls_executor_run(executor, &(ls_run){.state = &state, .limit_ms = 600000}, &outcome, &error);
-}
-
-static void die(const struct death_case *d) {
-  switch (d->how) {
-  case BY_DESTROY:
-    ls_executor_destroy(kept[0]);
-    ls_executor_destroy(kept[1]);
-    exit(0);
-  case BY_EXIT:
-    exit(0);
-  case BY_QUICK_EXIT:
-    _exit(0);
-  case BY_FAULT:
-    __asm__ volatile("movb $1, 0x18");
-    break;
-  case BY_ABORT:
-    abort();
-  case BY_SIGNAL:
-    if (d->busy)
-      run_for_ever(kept[1]);
-    break;
-  case BY_THREAD_END:
-    break;
-  }
-  for (;;)
-    pause();
-}
-
-/* The host's life, in a process and process group of its own: makes both kinds, runs faults in them, tells
- * which process its reference is, and dies. */
-static void live(const struct death_case *d, int report) {
-  pthread_t thread;
-  pid_t reference = 0;
-  unsigned done = 0;
-  setpgid(0, 0);
-  for (int sig = 1; sig <= SIGTERM; sig++)
-    signal(sig, SIG_DFL);
-  fclose(stdout);
-  build_images();
-  kept[0] = create(LS_SIGNAL);
-  run_round(kept[0], GUESTS, GUESTS, &done);
-  if (d->how == BY_THREAD_END)
-    pthread_create(&thread, NULL, make_reference, &reference);
-  else
-    make_reference(&reference);
-  if (d->how == BY_THREAD_END)
-    pthread_join(thread, NULL);
-  if (write(report, &reference, sizeof reference) != sizeof reference)
-    _exit(1);
-  close(report);
-  die(d);
-}
-
-static void check_death(const struct death_case *d) {
-  enum { LET_IT_BE_BUSY_US = 30000 };
-  int ends[2];
-  pid_t reference = 0;
-  assert_int_equal(pipe(ends), 0);
-  pid_t pid = fork();
-  if (pid == 0) {
-    close(ends[0]);
-    live(d, ends[1]);
-  }
-  close(ends[1]);
-  ssize_t got = read(ends[0], &reference, sizeof reference);
-  close(ends[0]);
-  if (d->busy)
-    usleep(LET_IT_BE_BUSY_US);
-  if (d->how == BY_SIGNAL)
-    kill(d->group ? -pid : pid, d->signal);
-  bool gone_first = d->how == BY_THREAD_END && got == sizeof reference && process_is_gone(reference);
-  if (d->how == BY_THREAD_END)
-    kill(pid, SIGKILL);
-  int status = 0;
-  assert_int_equal(waitpid(pid, &status, 0), pid);
-  if (got != sizeof reference || reference <= 0)
-    fail_msg("%s: the host made no reference", d->name);
-  if (d->how == BY_SIGNAL && (!WIFSIGNALED(status) || WTERMSIG(status) != d->signal))
-    fail_msg("%s: the host ended with status %#x", d->name, (unsigned)status);
-  if (d->how == BY_THREAD_END && !gone_first)
-    fail_msg("%s: the reference outlived its thread", d->name);
-  if (!process_is_gone(reference))
-    fail_msg("%s: the reference %d is left", d->name, (int)reference);
-}
-
-static void nobody_is_left(void **unused) {
-  (void)unused;
-  for (size_t i = 0; i < sizeof deaths / sizeof *deaths; i++)
-    check_death(&deaths[i]);
-}
-
-/* 0 if tracing is possible here, else says why not. */
-static int no_reference(void) {
-  ls_executor *executor = NULL;
-  ls_status status = ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error);
-  ls_executor_destroy(executor);
-  if (status)
-    printf("SKIPPED: the half with the reference: %s\n", error.text);
-  return status != LS_OK;
-}
-
 int main(void) {
   ls_layout_default(&layout, SLOT);
   const struct CMUnitTest in_thread[] = {cmocka_unit_test_teardown(faults_in_thread, destroy_current),
                                          cmocka_unit_test_teardown(a_hundred_executors, destroy_current)};
   const struct CMUnitTest with_reference[] = {
-      cmocka_unit_test_teardown(faults_in_the_reference, destroy_current), cmocka_unit_test(nobody_is_left)};
+      cmocka_unit_test_teardown(faults_in_the_reference, destroy_current)};
   int failed = cmocka_run_group_tests(in_thread, NULL, NULL);
   if (failed)
     return failed;
-  return no_reference() ? TEST_SKIPPED : cmocka_run_group_tests(with_reference, NULL, NULL);
+  failed = find_reference(&layout);
+  return failed ? failed : cmocka_run_group_tests(with_reference, NULL, NULL);
 }

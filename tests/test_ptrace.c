@@ -2,25 +2,17 @@
  * its child. What both executors share is in test_conformance.c. */
 #include <errno.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
+#include "check.h"
 #include "flags.h"
-#include "lockstep.h"
 #include "processes.h"
 #include "raw.h"
 
-enum { SLOT = 7, SKIPPED = 77 };
+enum { SLOT = 7 };
 enum { CODE, DATA, CONSTANTS, STACK };
 
 #define ANYWHERE    UINT64_MAX
@@ -386,23 +378,13 @@ static void test_destroy_leaves_nothing(void **state) {
   assert_int_equal(process_children(getpid(), &pid), before);
 }
 
-/* 0 if tracing is possible here, else says why not. */
-static int no_reference(void) {
-  ls_executor *executor = NULL;
-  ls_error error = {0};
-  ls_status status = ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error);
-  ls_executor_destroy(executor);
-  if (status == LS_ERR_NO_REFERENCE)
-    printf("skipped: %s\n", error.text);
-  return status == LS_ERR_NO_REFERENCE;
-}
-
 #define WITH_EXECUTOR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void) {
   ls_layout_default(&layout, SLOT);
-  if (no_reference())
-    return SKIPPED;
+  int failed = find_reference(&layout);
+  if (failed)
+    return failed;
   const struct CMUnitTest tests[] = {
       WITH_EXECUTOR(test_stops),
       WITH_EXECUTOR(test_int_0x80),
