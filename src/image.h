@@ -30,14 +30,14 @@ typedef struct code_layout {
   uint8_t *bytes;
   size_t size, bytes_room;
   item *items;
-  uint32_t item_count, item_room;
-  uint32_t *body; /* per instruction: its item */
-  uint32_t *stub; /* per instruction: the item of its jump's stub, or LS_NONE */
-  uint32_t count, count_room;
+  uint32_t item_count;
+  uint32_t *body;             /* per instruction: its item */
+  uint32_t *stub;             /* per instruction: the item of its jump's stub, or LS_NONE */
+  uint32_t count, count_room; /* instructions; what the arrays have room for */
   ls_range *map;
-  uint32_t range_count, range_room;
+  uint32_t range_count;
   image_exit *exits;
-  uint32_t exit_count, exit_room;
+  uint32_t exit_count;
 } code_layout;
 
 /* The layout in force, and one whose arrays the next build fills: a build that fails leaves the first alone.

@@ -306,12 +306,17 @@ typedef struct ls_executor ls_executor;
  * LS_SIGNAL: while any such executor exists the process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE,
  * SIGTRAP, SIGSYS and the interrupt signal are the library's; a signal that is not the guest's goes on to
  * the handler that stood there before, and the last destroy puts those back. A thread that runs code
- * borrows an alternate stack, a timer, and its signal mask for these signals; ls_thread_release or the
- * thread's end gives them back.
- * LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by that of the process.
- * All runs must come from the thread that created it. The kernel sends this process SIGCHLD whenever the
- * child stops: a host that handles that signal should do so with SA_NOCLDSTOP. LS_ERR_NO_REFERENCE when
- * tracing is not permitted (seccomp, Yama, another tracer); the text names which. */
+ * borrows an alternate stack, a timer, Syscall User Dispatch, and its signal mask for these signals;
+ * ls_thread_release or the thread's end gives them back. At most 1024 threads do so at a time.
+ *   While a guest runs the host must not block these signals (a blocked interrupt signal means no time
+ * limit), let a handler without SA_ONSTACK strike the guest, whose RSP it would use, or leave the guest by a
+ * jump out of a handler. The guest runs in this process: nothing keeps it from the host's memory but its own
+ * addresses, nor from what FS and GS point to, nor from instructions that change the thread (WRPKRU, SYSENTER
+ * on Intel). Whoever runs code that is not known to be harmless runs it in the reference first, as
+ * harness/oracle does. LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by
+ * that of the process. All runs must come from the thread that created it. The kernel sends this process
+ * SIGCHLD whenever the child stops: a host that handles that signal should do so with SA_NOCLDSTOP.
+ * LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text names which. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
 
@@ -379,11 +384,12 @@ typedef struct ls_run ls_run;
 typedef int (*ls_step_visitor)(const ls_state *state, void *context);
 
 struct ls_run {
-  const ls_state *state; /* to start from; its rip is not used, its cs must be 0x33, its fs and gs 0 */
+  const ls_state *state; /* to start from, aligned to 64; rip is not used, cs must be 0x33, fs and gs 0 */
   uint32_t entry;        /* index of the instruction to start at */
-  uint32_t uses;         /* LS_USES_X87 or 0. Without it the outcome repeats the x87 state of the start */
-  uint64_t fuel;         /* units for images built with LS_PROGRAM_FUEL */
-  uint32_t limit_ms;     /* CPU time after which the run times out, in ticks rounded up; 0 = 1000 */
+  uint32_t uses;     /* LS_USES_X87 or 0. Without it the outcome repeats the x87 state of the start, and code
+                        that uses x87 or MMX registers all the same sees and damages the host's */
+  uint64_t fuel;     /* units for images built with LS_PROGRAM_FUEL */
+  uint32_t limit_ms; /* CPU time after which the run times out, in ticks rounded up; 0 = 1000 */
   uint32_t reserved;
   uint64_t steps;          /* 0 = run; n = stop after n instructions, inserted ones included */
   ls_step_visitor visitor; /* LS_PTRACE with steps > 0; may be NULL */

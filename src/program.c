@@ -55,27 +55,27 @@ static ls_status check_program(const ls_program *program, ls_error *error) {
 
 /* ---- Room ---- */
 
-/* Grows *array to hold `count` elements; what it held stays. */
-static int make_room(void **array, uint32_t *room, uint32_t count, size_t element) {
-  if (count <= *room)
-    return 1;
-  void *bigger = realloc(*array, count * element);
-  if (!bigger)
-    return 0;
-  *array = bigger;
-  *room = count;
-  return 1;
-}
+/* Grows an array of a layout; if there is no memory it stays as it is, and the function ends. */
+#define GROW(array, count)                                                                                   \
+  do {                                                                                                       \
+    void *bigger = realloc(array, (size_t)(count) * sizeof *(array));                                        \
+    if (!bigger)                                                                                             \
+      return 0;                                                                                              \
+    (array) = bigger;                                                                                        \
+  } while (0)
 
-static int make_all_room(code_layout *code, uint32_t count) {
-  uint32_t stub_room = code->count_room;
-  /* Each instruction has at most a body, an item for next and one for jump; each of those is one or two
-   * ranges and at most one exit point. */
-  return make_room((void **)&code->items, &code->item_room, 3 * count, sizeof *code->items) &&
-         make_room((void **)&code->map, &code->range_room, 4 * count, sizeof *code->map) &&
-         make_room((void **)&code->exits, &code->exit_room, 2 * count, sizeof *code->exits) &&
-         make_room((void **)&code->stub, &stub_room, count, sizeof *code->stub) &&
-         make_room((void **)&code->body, &code->count_room, count, sizeof *code->body);
+/* Each instruction has at most a body, an item for next and one for jump; each of those is one or two ranges
+ * and at most one exit point. */
+static int make_room(code_layout *code, uint32_t count) {
+  if (count <= code->count_room)
+    return 1;
+  GROW(code->items, 3 * count);
+  GROW(code->map, 4 * count);
+  GROW(code->exits, 2 * count);
+  GROW(code->stub, count);
+  GROW(code->body, count);
+  code->count_room = count;
+  return 1;
 }
 
 /* ---- The order of items ---- */
@@ -205,7 +205,7 @@ ls_status ls_image_build(ls_image *image, const ls_program *program, const ls_la
   code->code_size = layout->windows[LS_CODE_WINDOW].size;
   code->control = layout->control;
   code->gate = layout->gate;
-  if (!make_all_room(code, program->count))
+  if (!make_room(code, program->count))
     return error_set(error, LS_ERR_MEMORY, 0, LS_NONE, "no memory for %u instructions", program->count);
   status = lay_out(code, program, error);
   if (!status)

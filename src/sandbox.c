@@ -217,8 +217,6 @@ ls_status sandbox_renew(sandbox *box, ls_error *error) {
   }
   close(box->fd);
   box->fd = fd;
-  box->epoch = epoch;
-  box->epoch_value = *epoch;
   if (mmap(box->alias, box->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
     return out_of(error, "mmap");
   sandbox_mapping mappings[SANDBOX_MAPPINGS_MAX];
@@ -226,6 +224,8 @@ ls_status sandbox_renew(sandbox *box, ls_error *error) {
   for (uint32_t i = 0; i < count; i++)
     if (map_one(box, &mappings[i], MAP_FIXED) == MAP_FAILED)
       return out_of(error, "mmap");
+  box->epoch = epoch; /* last: until all is its own, every run tries again */
+  box->epoch_value = *epoch;
   return LS_OK;
 }
 

@@ -253,6 +253,41 @@ static void hidden_instructions_do_no_harm(void **unused) {
   assert_string_equal(verdict_name(result.verdict), "refused");
 }
 
+/* The same behind `mov rax, imm64`: a branch that no link shows leads to RDFSBASE in its immediate, */
+static void literal_branches_are_followed(void **unused) {
+  (void)unused;
+  begin();
+  one("\xeb\x02\x48\xb8\xf3\x48\x0f\xae\xc0\x90\x90\x90", 12);
+  judge();
+  assert_string_equal(verdict_name(result.verdict), "refused");
+  assert_string_equal(result.detail, "fs-gs");
+}
+
+/* and a return does. Only a run shows that; the executors then differ for a reason that is not theirs. */
+static void returns_are_looked_into_when_they_matter(void **unused) {
+  (void)unused;
+  static const ls_instruction in[] = {
+      {.next = 1,
+       .jump = LS_NONE,
+       .length = 5,
+       .bytes = {0x68, 0x08, 0x00, 0x01, 0x20}}, /* push 0x20010008 */
+      {.next = LS_NONE, .jump = LS_NONE, .length = 1, .flags = LS_NEVER_FALLS_THROUGH, .bytes = {0xc3}},
+      {.next = LS_NONE,
+       .jump = LS_NONE,
+       .length = 10,
+       .bytes = {0x48, 0xb8, 0xf3, 0x48, 0x0f, 0xae, 0xc0, 0x90, 0x90, 0x90}},
+  };
+  begin();
+  testcase_init(&test);
+  test.count = 3;
+  memcpy(test.instructions, in, sizeof in);
+  judge();
+  if (result.reference.stop.kind == LS_STOP_FAULT)
+    return; /* RDFSBASE is undefined here: both say so */
+  assert_string_equal(verdict_name(result.verdict), "refused");
+  assert_string_equal(result.detail, "fs-gs");
+}
+
 static void endless_loops_are_inconclusive(void **unused) {
   (void)unused;
   begin();
@@ -323,6 +358,8 @@ int main(void) {
       cmocka_unit_test(what_does_not_repeat_is_inconclusive),
       cmocka_unit_test(dangerous_programs_are_refused),
       cmocka_unit_test(hidden_instructions_do_no_harm),
+      cmocka_unit_test(literal_branches_are_followed),
+      cmocka_unit_test(returns_are_looked_into_when_they_matter),
       cmocka_unit_test(endless_loops_are_inconclusive),
       cmocka_unit_test(system_calls_stop),
       cmocka_unit_test(lost_children_are_replaced),

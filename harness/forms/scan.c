@@ -1,4 +1,4 @@
-/* A direct-mapped memory of decoded instructions, and the walk over an image that uses it. */
+/* A direct-mapped memory of decoded instructions. */
 #include "forms/scan.h"
 
 #include <string.h>
@@ -49,7 +49,8 @@ static uint16_t access_of(const ZydisDecodedInstruction *instruction, const Zydi
 
 static void find_field(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands,
                        scan_info *info) {
-  if (instruction->raw.imm[0].is_relative) {
+  info->branches = instruction->raw.imm[0].is_relative;
+  if (info->branches) {
     info->field_offset = instruction->raw.imm[0].offset;
     info->field_size = instruction->raw.imm[0].size / 8;
   }
@@ -115,52 +116,4 @@ scan_info scan_decoded(const ls_instruction *in, const ZydisDecodedInstruction *
   s->info = info_of(decoded, operands);
   memcpy(s->key, &key, sizeof key);
   return s->info;
-}
-
-/* Is `offset` where an instruction of the program begins? */
-static bool begins_body(const ls_image *image, uint64_t base, uint32_t offset) {
-  const ls_range *range = ls_image_find(image, base + offset);
-  return range && range->part == LS_PART_BODY && range->offset == offset;
-}
-
-/* Decodes on in the image from inside instruction `index` until the stream is back at a beginning. */
-static const policy_row *scan_odd(const ls_image *image, uint32_t index, bool *uses_x87) {
-  size_t size;
-  const uint8_t *bytes = ls_image_bytes(image, &size);
-  uint64_t base =
-      ls_image_address(image, index) - ls_image_find(image, ls_image_address(image, index))->offset;
-  uint32_t offset = (uint32_t)(ls_image_address(image, index) - base);
-  do {
-    scan_info info = scan(bytes + offset, size - offset);
-    if (info.row->action == POLICY_EXCLUDE)
-      return info.row;
-    *uses_x87 |= info.uses_x87;
-    if (!info.length)
-      return NULL; /* #UD stops it here */
-    offset += info.length;
-  } while (offset < size && !begins_body(image, base, offset));
-  return NULL;
-}
-
-/* Is it what it was decoded as, also once its field is filled in? */
-static bool is_plain(const ls_instruction *in, const scan_info *info) {
-  return info->length == in->length &&
-         (in->field == LS_FIELD_NONE ||
-          (info->field_offset == in->field_offset && info->field_size == in->field_size));
-}
-
-const policy_row *scan_image(const ls_image *image, const ls_program *program, scan_info *infos,
-                             bool *uses_x87) {
-  *uses_x87 = false;
-  for (uint32_t i = 0; i < program->count; i++) {
-    const ls_instruction *in = &program->instructions[i];
-    scan_info info = infos[i] = scan_instruction(in);
-    const policy_row *row = info.row->action == POLICY_EXCLUDE ? info.row : NULL;
-    if (!row && !is_plain(in, &info))
-      row = scan_odd(image, i, uses_x87);
-    *uses_x87 |= info.uses_x87;
-    if (row)
-      return row;
-  }
-  return NULL;
 }

@@ -14,6 +14,7 @@ typedef struct scan_info {
       access; /* shape of its memory operand: base, index, scale, displacement, size, direction; 0: none */
   uint8_t length; /* of the instruction; 0: nothing decodes */
   bool uses_x87;
+  bool branches;                    /* it has a relative immediate */
   uint8_t field_offset, field_size; /* of a relative immediate or RIP-relative displacement; 0 and 0: none */
 } scan_info;
 
@@ -31,10 +32,12 @@ static inline scan_info scan_instruction(const ls_instruction *in) {
 scan_info scan_decoded(const ls_instruction *in, const ZydisDecodedInstruction *decoded,
                        const ZydisDecodedOperand *operands);
 
-/* Goes through a code image as straight as it will be executed, and through every instruction of the program
- * even where one's bytes end in the middle of another's. infos[i] becomes what instruction i is. Returns the
- * first row that excludes an instruction (infos are then not complete), or NULL. *uses_x87 tells whether any
- * decoded instruction does. */
+/* Looks at every instruction of a program, whose infos[i] becomes what instruction i is, and where the bytes
+ * of one are not what they seem (several instructions, half of one, a branch without a link, a field over an
+ * opcode) follows the image from there, branches included. Returns the first row that excludes an instruction
+ * (infos are then not complete), or NULL. *uses_x87 tells whether any of them does. What this cannot see is
+ * code that an indirect branch or a return reaches in the middle of an instruction: that shows when the
+ * program is stepped. */
 const policy_row *scan_image(const ls_image *image, const ls_program *program, scan_info *infos,
                              bool *uses_x87);
 

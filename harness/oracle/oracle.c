@@ -8,13 +8,14 @@
 #include "oracle/oracle.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "forms/scan.h"
 #include "oracle/affinity.h"
 
-enum { DEFAULT_LIMIT_MS = 200, CANONICAL_BITS = 47 };
+enum { DEFAULT_LIMIT_MS = 200, CANONICAL_BITS = 47, STEPS_MAX = 1 << 16 };
 
 struct oracle {
   oracle_options options;
@@ -24,6 +25,7 @@ struct oracle {
   oracle_counts counts;
   testcase_contents contents;
   scan_info infos[TESTCASE_INSTRUCTIONS_MAX];
+  char trouble[256]; /* why a program was refused */
 };
 
 /* ---- Names ---- */
@@ -202,9 +204,49 @@ static bool admit(oracle *o, oracle_result *result) {
   return false;
 }
 
+/* ---- What a program does that its instructions do not show ---- */
+
+/* Every instruction that the reference executes, in the order in which it does. */
+typedef struct step_scan {
+  uint64_t base;
+  const uint8_t *bytes;
+  size_t size;
+  const policy_row *excluded;
+  bool uses_x87;
+} step_scan;
+
+static int scan_step(const ls_state *state, void *context) {
+  step_scan *s = context;
+  uint64_t offset = state->rip - s->base;
+  if (offset >= s->size)
+    return 0;
+  scan_info info = scan(s->bytes + offset, s->size - offset);
+  s->uses_x87 |= info.uses_x87;
+  if (info.row->action != POLICY_EXCLUDE)
+    return 0;
+  s->excluded = info.row;
+  return 1;
+}
+
+/* Steps the program in the reference: an indirect branch or a return may have led into the middle of an
+ * instruction. */
+static ls_status scan_steps(oracle *o, const ls_run *run, step_scan *s, ls_error *error) {
+  static ls_outcome unused;
+  ls_run stepped = *run;
+  stepped.steps = STEPS_MAX;
+  stepped.visitor = scan_step;
+  stepped.context = s;
+  *s = (step_scan){.base = testcase_layout()->windows[TESTCASE_CODE].address};
+  s->bytes = ls_image_bytes(o->image, &s->size);
+  return run_in(o, o->reference, &stepped, &unused, error);
+}
+
 static bool digest_equal(outcome_digest a, outcome_digest b) {
   return a.state == b.state && a.memory == b.memory && a.stop == b.stop;
 }
+
+static ls_status judge(oracle *o, ls_run *run, oracle_result *result, ls_error *error);
+static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error *error);
 
 /* A difference counts only if it repeats: both run again and must agree with themselves. */
 static ls_status confirm(oracle *o, ls_run *run, oracle_result *result, ls_error *error) {
@@ -215,14 +257,36 @@ static ls_status confirm(oracle *o, ls_run *run, oracle_result *result, ls_error
     conclude(result, VERDICT_INCONCLUSIVE, REASON_REFERENCE_UNSTABLE);
     return LS_OK;
   }
-  if (!status)
-    status = run_in(o, o->thread, run, &result->thread, error);
   if (status)
     return conclude_error(result, status);
+  status = run_in(o, o->thread, run, &result->thread, error);
+  if (status)
+    return status;
   if (!digest_equal(thread, outcome_digest_of(&result->thread, o->thread))) {
     conclude(result, VERDICT_INCONCLUSIVE, REASON_THREAD_UNSTABLE);
     return LS_OK;
   }
+  return explain(o, run, result, error);
+}
+
+/* Both repeat: a difference, unless the program is none that may be compared. */
+static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error *error) {
+  step_scan hidden;
+  ls_status status = scan_steps(o, run, &hidden, error);
+  if (status)
+    return conclude_error(result, status);
+  if (hidden.excluded) {
+    conclude(result, VERDICT_REFUSED, REASON_POLICY);
+    result->detail = hidden.excluded->name;
+    return LS_OK;
+  }
+  if (hidden.uses_x87 && !(run->uses & LS_USES_X87)) {
+    run->uses |= LS_USES_X87;
+    return judge(o, run, result, error);
+  }
+  status = run_reference(o, run, &result->reference, error); /* its memory is that of the stepped run now */
+  if (status)
+    return conclude_error(result, status);
   conclude(result, VERDICT_DIFFERENT, REASON_NONE);
   outcome_compare(&result->reference, &result->thread, o->reference, o->thread, &result->differences);
   return LS_OK;
@@ -234,6 +298,8 @@ static bool prepare(oracle *o, const ls_program *program, ls_run *run, oracle_re
   ls_error why;
   if (ls_image_build(o->image, program, testcase_layout(), &why) != LS_OK) {
     conclude(result, VERDICT_REFUSED, REASON_PROGRAM);
+    snprintf(o->trouble, sizeof o->trouble, "%s", why.text);
+    result->detail = o->trouble;
     return false;
   }
   const policy_row *row = scan_image(o->image, program, o->infos, &uses_x87);
@@ -257,8 +323,8 @@ static ls_status judge(oracle *o, ls_run *run, oracle_result *result, ls_error *
   status = ls_executor_load(o->thread, o->image, error);
   if (!status)
     status = run_in(o, o->thread, run, &result->thread, error);
-  if (status)
-    return conclude_error(result, status);
+  if (status) /* the reference could run it: not the test's doing */
+    return status;
   if (outcome_equal(&result->reference, &result->thread, o->reference, o->thread)) {
     conclude(result, VERDICT_SAME, REASON_NONE);
     return LS_OK;
@@ -288,17 +354,34 @@ ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_
   return LS_OK;
 }
 
+/* A test that oracle_run would not let into the thread. */
+static ls_status error_of_refusal(const oracle_result *result, ls_error *error) {
+  if (error) {
+    *error = (ls_error){.status = LS_ERR_ARGUMENT, .index = LS_NONE};
+    snprintf(error->text, sizeof error->text, "it may not run in the thread: %s",
+             oracle_reason_sentence(result->reason));
+  }
+  return LS_ERR_ARGUMENT;
+}
+
 ls_status oracle_step(oracle *o, const testcase *test, uint64_t steps, ls_outcome *reference,
                       ls_outcome *thread, bool *equal, ls_error *error) {
   ls_program program = testcase_program(test);
   ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms, .steps = steps};
-  oracle_result unused;
+  static oracle_result unused;
+  *equal = false;
   if (!prepare(o, &program, &run, &unused))
-    return LS_ERR_PROGRAM;
+    return error_of_refusal(&unused, error);
   testcase_contents_make(test, &o->contents);
   ls_status status = ls_executor_load(o->reference, o->image, error);
   if (!status)
     status = ls_executor_load(o->thread, o->image, error);
+  run.steps = 0;
+  if (!status) /* is it still one that may run in the thread? */
+    status = run_reference(o, &run, &unused.reference, error);
+  if (!status && !admit(o, &unused))
+    return error_of_refusal(&unused, error);
+  run.steps = steps;
   if (!status)
     status = run_reference(o, &run, reference, error);
   if (!status)

@@ -76,9 +76,9 @@ void oracle_destroy(oracle *o);
 /* Runs the test in both and compares. Only errors that are not the test's own (no memory) are returned. */
 ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error);
 
-/* Runs a test that oracle_run gave a verdict for, `steps` instructions of it in each executor, and says
- * whether the outcomes are equal. Nothing is counted. `reference` and `thread` receive canonical outcomes. An
- * error of either executor counts as a difference at that point and is returned. */
+/* Runs a test that may run in the thread (LS_ERR_ARGUMENT if it may not), `steps` instructions of it in each
+ * executor, and says whether the outcomes are equal. Nothing is counted. `reference` and `thread` receive
+ * canonical outcomes. An error of either executor counts as a difference at that point and is returned. */
 ls_status oracle_step(oracle *o, const testcase *test, uint64_t steps, ls_outcome *reference,
                       ls_outcome *thread, bool *equal, ls_error *error);
 
