@@ -2,7 +2,6 @@
  * AFL++ and standalone.c call the same LLVMFuzzer functions. A difference is printed and aborts, so that the
  * engine keeps the input. LOCKSTEP_STATS=FILE keeps a running account (harness/stats.h). */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "feedback/stats.h"
 #include "forms/probe.h"
 #include "generate/generate.h"
+#include "handlers.h"
 #include "oracle/oracle.h"
 #include "oracle/report.h"
 
@@ -69,19 +69,6 @@ static void see_form(form_id form, void *context) {
 }
 
 /* ---- Start ---- */
-
-/* An engine's own handlers (libFuzzer's SIGALRM among them) run on the stack that is current, which may be
- * the guest's, with any RSP at all. */
-static void move_handlers_to_alternate_stack(void) {
-  for (int signal_number = 1; signal_number < SIGRTMIN; signal_number++) {
-    struct sigaction action;
-    if (sigaction(signal_number, NULL, &action) != 0 || action.sa_handler == SIG_DFL ||
-        action.sa_handler == SIG_IGN || (action.sa_flags & SA_ONSTACK))
-      continue;
-    action.sa_flags |= SA_ONSTACK;
-    sigaction(signal_number, &action, NULL);
-  }
-}
 
 /* Handlers are put in place with the first input, not in LLVMFuzzerInitialize: libFuzzer wraps those that
  * stood before its own. */
