@@ -38,20 +38,24 @@ int cmd_stats(int argc, char **argv);
 /* "lockstep: …" and a newline on standard error. */
 void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* What a failed library call says about itself: never empty. */
+const char *cli_reason(const ls_error *error);
+
 /* Complains about a failed library call; the exit status for it. */
 int cli_failed(const char *what, const ls_error *error);
 
 /* ---- Files (files.c) --------------------------------------------------------------------------------- */
 
-/* Paths of regular files. Zeroed is empty. */
+/* Paths of regular files, and "-". Zeroed is empty. */
 typedef struct file_list {
   char **paths;
   size_t count, room;
+  json_t *errors; /* receives what is complained about as {file, why}; NULL: nobody wants it */
 } file_list;
 
-/* Adds `path` itself, or, of a directory, all files below it in the order of their names; files whose names
- * begin with a dot are not entries. Complains about what cannot be read, and then returns false; what can be
- * is added all the same. */
+/* Adds `path` itself ("-": standard input), or, of a directory, all files below it in the order of their
+ * names; files whose names begin with a dot are not entries. Complains about what cannot be read or is no
+ * file, and then returns false; what can be is added all the same. */
 bool files_collect(file_list *list, const char *path);
 void files_free(file_list *list);
 
@@ -59,7 +63,8 @@ void files_free(file_list *list);
  * and a sentence in `why` if that fails. */
 uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size_t why_size);
 
-/* Reads an entry. `any`: also bytes that are no entry, as the fuzz target takes them. */
+/* Reads an entry, from a regular file or standard input only: the end of a pipe or a device may never come.
+ * `any`: also bytes that are no entry, as the fuzz target takes them. */
 bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size);
 
 /* Writes the entry into `directory` (made if need be) under its name, whole or not at all. 1: written; 0: it
@@ -77,6 +82,9 @@ json_t *show_json(const testcase *test);
 
 /* How a run ended, on a line of its own. */
 void print_stop(const ls_stop *stop);
+
+/* {"file": …, "why": …} */
+json_t *json_trouble(const char *path, const char *why);
 
 /* A JSON string of any bytes: those that are not UTF-8 become '?'. */
 json_t *json_text(const char *text);

@@ -9,6 +9,9 @@
 
 #include "cli.h"
 
+static const char not_a_file[] =
+    "neither a regular file nor a directory; a pipe is read as - (standard input)";
+
 /* ---- Lists ------------------------------------------------------------------------------------------- */
 
 static bool list_add(file_list *list, const char *path) {
@@ -28,7 +31,15 @@ void files_free(file_list *list) {
   while (list->count > 0)
     free(list->paths[--list->count]);
   free(list->paths);
+  json_decref(list->errors);
   *list = (file_list){0};
+}
+
+static bool list_complain(file_list *list, const char *path, const char *why) {
+  if (list->errors != NULL)
+    json_array_append_new(list->errors, json_trouble(path, why));
+  cli_complain("%s: %s", path, why);
+  return false;
 }
 
 static int visible(const struct dirent *entry) {
@@ -45,10 +56,8 @@ static bool collect_directory(file_list *list, const char *path) {
   struct dirent **names;
   bool fine = true;
   int count = scandir(path, &names, visible, by_bytes);
-  if (count < 0) {
-    cli_complain("%s: %s", path, strerror(errno));
-    return false;
-  }
+  if (count < 0)
+    return list_complain(list, path, strerror(errno));
   for (int i = 0; i < count; i++) {
     char *below = NULL;
     if (asprintf(&below, "%s/%s", path, names[i]->d_name) < 0)
@@ -65,20 +74,15 @@ static bool collect_directory(file_list *list, const char *path) {
 /* `named` by the user, so a symbolic link is followed and must lead somewhere; a link met below a directory
  * is followed to files only, or a loop would never end. */
 static bool collect(file_list *list, const char *path, bool named) {
-  struct stat info, link;
-  if (stat(path, &info) != 0) {
-    cli_complain("%s: %s", path, strerror(errno));
-    return false;
-  }
+  struct stat info = {.st_mode = S_IFREG}, link;
+  if (!(named && strcmp(path, "-") == 0) && stat(path, &info) != 0)
+    return list_complain(list, path, strerror(errno));
   bool followed = !named && lstat(path, &link) == 0 && S_ISLNK(link.st_mode);
   if (S_ISDIR(info.st_mode))
     return followed || collect_directory(list, path);
-  if (!S_ISREG(info.st_mode) && !named)
-    return true;
-  if (list_add(list, path))
-    return true;
-  cli_complain("out of memory");
-  return false;
+  if (!S_ISREG(info.st_mode))
+    return !named || list_complain(list, path, not_a_file);
+  return list_add(list, path) || list_complain(list, path, "out of memory");
 }
 
 bool files_collect(file_list *list, const char *path) {
@@ -126,6 +130,11 @@ uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size
 
 bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size) {
   size_t size;
+  struct stat info;
+  if (strcmp(path, "-") != 0 && stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
+    snprintf(why, why_size, "%s", S_ISDIR(info.st_mode) ? strerror(EISDIR) : not_a_file);
+    return false;
+  }
   uint8_t *data = file_read(path, any ? 1 << 20 : TESTCASE_SIZE_MAX, &size, why, why_size);
   if (data == NULL)
     return false;

@@ -17,8 +17,12 @@ void cli_complain(const char *format, ...) {
   va_end(arguments);
 }
 
+const char *cli_reason(const ls_error *error) {
+  return error->text[0] ? error->text : ls_status_name(error->status);
+}
+
 int cli_failed(const char *what, const ls_error *error) {
-  cli_complain("%s: %s", what, error->text[0] ? error->text : ls_status_name(error->status));
+  cli_complain("%s: %s", what, cli_reason(error));
   return error->status == LS_ERR_NO_REFERENCE ? CLI_NO_REFERENCE : CLI_BAD;
 }
 
@@ -47,6 +51,10 @@ json_t *json_text(const char *text) {
   value = json_string(plain);
   free(plain);
   return value;
+}
+
+json_t *json_trouble(const char *path, const char *why) {
+  return json_pack("{so so}", "file", json_text(path), "why", json_text(why));
 }
 
 json_t *json_hex(uint64_t value) {

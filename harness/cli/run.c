@@ -56,7 +56,9 @@ typedef struct tally {
   const run_options *options;
   oracle *o;
   size_t verdicts[VERDICTS], unreadable;
-  json_t *entries, *errors; /* NULL without --json */
+  json_t *entries; /* NULL without --json */
+  json_t *errors;  /* of the files' list */
+  int failed;      /* exit status for what keeps this host from running anything, or 0 */
 } tally;
 
 static json_t *piece_json(const difference *d) {
@@ -106,9 +108,16 @@ static void entry_text(tally *sum, const char *path, const testcase *test, const
 
 static void unreadable(tally *sum, const char *path, const char *why) {
   sum->unreadable++;
-  if (sum->errors != NULL)
-    json_array_append_new(sum->errors, json_pack("{so ss}", "file", json_text(path), "why", why));
+  json_array_append_new(sum->errors, json_trouble(path, why));
   cli_complain("%s: %s", path, why);
+}
+
+/* No entry is to blame, and the next one would meet the same. `path`: the one that was tried, or NULL. */
+static void host_failed(tally *sum, const char *path, const ls_error *error) {
+  const char *why = cli_reason(error);
+  json_array_append_new(sum->errors,
+                        path != NULL ? json_trouble(path, why) : json_pack("{so}", "why", json_text(why)));
+  sum->failed = cli_failed("this host cannot run guests", error);
 }
 
 static void run_file(tally *sum, const char *path) {
@@ -120,8 +129,9 @@ static void run_file(tally *sum, const char *path) {
     unreadable(sum, path, why);
     return;
   }
-  if (oracle_run(sum->o, &test, &result, &error) != LS_OK) {
-    unreadable(sum, path, error.text);
+  error.status = oracle_run(sum->o, &test, &result, &error);
+  if (error.status != LS_OK) {
+    host_failed(sum, path, &error);
     return;
   }
   sum->verdicts[result.verdict]++;
@@ -143,7 +153,7 @@ static void summary(tally *sum) {
   if (sum->entries != NULL) {
     json_print(json_pack("{so si si si si so}", "entries", sum->entries, "same", (int)v[VERDICT_SAME],
                          "different", (int)v[VERDICT_DIFFERENT], "inconclusive", (int)v[VERDICT_INCONCLUSIVE],
-                         "refused", (int)v[VERDICT_REFUSED], "errors", sum->errors));
+                         "refused", (int)v[VERDICT_REFUSED], "errors", json_incref(sum->errors)));
     return;
   }
   printf("%zu entries: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
@@ -156,29 +166,38 @@ static void summary(tally *sum) {
 static int run_status(const tally *sum) {
   if (sum->verdicts[VERDICT_DIFFERENT] > 0)
     return CLI_DIFFERENCE;
+  if (sum->failed)
+    return sum->failed;
   if (sum->unreadable > 0 || sum->options->incomplete || tally_count(sum) == 0)
     return CLI_BAD;
   return sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0 ? CLI_OPEN : CLI_OK;
 }
 
-static int run_all(const run_options *options) {
-  tally sum = {.options = options};
-  oracle_options settings = {.limit_ms = options->limit_ms, .pin = true};
+static void run_files(tally *sum) {
+  const file_list *files = &sum->options->files;
+  oracle_options settings = {.limit_ms = sum->options->limit_ms, .pin = true};
   ls_error error = {0};
-  if (options->files.count == 0) {
-    cli_complain("nothing to run: no file was found");
-    return CLI_BAD;
+  error.status = oracle_create(&settings, &sum->o, &error);
+  if (error.status != LS_OK) {
+    host_failed(sum, NULL, &error);
+    return;
   }
-  if (oracle_create(&settings, &sum.o, &error) != LS_OK)
-    return cli_failed("the two executors could not be made", &error);
+  for (size_t i = 0; i < files->count && !sum->failed; i++)
+    run_file(sum, files->paths[i]);
+  if (sum->unreadable == files->count)
+    cli_complain("nothing was run: none of the %zu files is an entry", files->count);
+  oracle_destroy(sum->o);
+}
+
+static int run_all(const run_options *options) {
+  tally sum = {.options = options, .errors = options->files.errors};
   sum.entries = options->json ? json_array() : NULL;
-  sum.errors = options->json ? json_array() : NULL;
-  for (size_t i = 0; i < options->files.count; i++)
-    run_file(&sum, options->files.paths[i]);
-  if (tally_count(&sum) == 0)
-    cli_complain("nothing was run: none of the %zu files is an entry", options->files.count);
-  summary(&sum);
-  oracle_destroy(sum.o);
+  if (options->files.count == 0)
+    cli_complain("nothing to run: no file was found");
+  else
+    run_files(&sum);
+  if (options->json || tally_count(&sum) + sum.unreadable > 0)
+    summary(&sum);
   return run_status(&sum);
 }
 
@@ -192,7 +211,7 @@ int cmd_run(int argc, char **argv) {
       NULL,
       NULL,
       NULL};
-  run_options options = {0};
+  run_options options = {.files.errors = json_array()};
   argp_parse(&parser, argc, argv, 0, NULL, &options);
   int status = run_all(&options);
   files_free(&options.files);

@@ -180,13 +180,14 @@ json_t *show_json(const testcase *test) {
 
 typedef struct show_options {
   bool json, any;
+  json_t *shown; /* NULL without --json */
   const char **files;
   int count;
 } show_options;
 
 static const struct argp_option option_table[] = {
     {"any", 'a', NULL, 0, "Take files that are no entries too: their bytes are the program", 0},
-    {"json", 'j', NULL, 0, "Print one JSON object for each file", 0},
+    {"json", 'j', NULL, 0, "Print a JSON object; of several files an array of them", 0},
     {0}};
 
 static error_t parse_option(int key, char *argument, struct argp_state *state) {
@@ -213,6 +214,8 @@ static bool show_file(const show_options *options, const char *path) {
   static testcase test;
   char why[256];
   if (!entry_load(path, options->any, &test, why, sizeof why)) {
+    if (options->json)
+      json_array_append_new(options->shown, json_trouble(path, why));
     cli_complain("%s: %s", path, why);
     return false;
   }
@@ -223,8 +226,13 @@ static bool show_file(const show_options *options, const char *path) {
   }
   json_t *value = show_json(&test);
   json_object_set_new(value, "file", json_text(path));
-  json_print(value);
+  json_array_append_new(options->shown, value);
   return true;
+}
+
+static void print_shown(const show_options *options) {
+  json_print(json_incref(options->count > 1 ? options->shown : json_array_get(options->shown, 0)));
+  json_decref(options->shown);
 }
 
 int cmd_show(int argc, char **argv) {
@@ -243,9 +251,12 @@ int cmd_show(int argc, char **argv) {
   if (options.files == NULL)
     return CLI_BAD;
   argp_parse(&parser, argc, argv, 0, NULL, &options);
+  options.shown = options.json ? json_array() : NULL;
   for (int i = 0; i < options.count; i++)
     if (!show_file(&options, options.files[i]))
       status = CLI_BAD;
+  if (options.json)
+    print_shown(&options);
   free(options.files);
   return status;
 }
