@@ -1,6 +1,8 @@
 /* lockstep: finds the sub-command and runs it. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 
@@ -25,25 +27,27 @@ typedef struct choice {
   int at; /* of the sub-command in argv; 0 = none given */
 } choice;
 
+enum { WORD_MAX = 15 };
+
 static size_t smaller(size_t a, size_t b) {
   return a < b ? a : b;
 }
 
-/* Edits (insert, delete, replace) between two short words. */
+/* Edits (insert, delete, replace, swap neighbours) between two words of at most WORD_MAX letters. */
 static size_t edits(const char *a, const char *b) {
-  size_t row[32], length = smaller(strlen(b), 31);
-  for (size_t j = 0; j <= length; j++)
-    row[j] = j;
-  for (size_t i = 0; a[i] != 0; i++) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < length; j++) {
-      size_t cost = smaller(diagonal + (a[i] != b[j]), smaller(row[j], row[j + 1]) + 1);
-      diagonal = row[j + 1];
-      row[j + 1] = cost;
+  size_t table[WORD_MAX + 1][WORD_MAX + 1], rows = strlen(a), columns = strlen(b);
+  for (size_t i = 0; i <= rows; i++)
+    for (size_t j = 0; j <= columns; j++) {
+      if (i == 0 || j == 0) {
+        table[i][j] = i + j;
+        continue;
+      }
+      size_t other = table[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+      table[i][j] = smaller(other, smaller(table[i - 1][j], table[i][j - 1]) + 1);
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        table[i][j] = smaller(table[i][j], table[i - 2][j - 2] + 1);
     }
-  }
-  return row[length];
+  return table[rows][columns];
 }
 
 static const command *find(const char *name) {
@@ -55,7 +59,9 @@ static const command *find(const char *name) {
 
 static const char *nearest(const char *name) {
   const command *best = NULL;
-  size_t least = 4;
+  size_t length = strlen(name), least = smaller(3, (length + 1) / 2); /* fewer than half of its letters */
+  if (length > WORD_MAX)
+    return NULL;
   for (size_t i = 0; i < COMMANDS; i++) {
     size_t distance = edits(name, commands[i].name);
     if (distance < least) {
@@ -108,6 +114,13 @@ static int unknown(const char *name) {
   return CLI_USAGE;
 }
 
+/* argp ends the process itself after --help, --usage and --version. */
+static void at_exit(int status, void *unused) {
+  (void)unused;
+  if (status == CLI_OK && !cli_flush())
+    _exit(CLI_BAD);
+}
+
 static int dispatch(const command *chosen, int argc, char **argv) {
   char *name;
   if (asprintf(&name, "lockstep %s", chosen->name) < 0)
@@ -130,6 +143,8 @@ int main(int argc, char **argv) {
   static char version[32];
   snprintf(version, sizeof version, "lockstep %d.%d", LS_VERSION_MAJOR, LS_VERSION_MINOR);
   argp_program_version = version;
+  signal(SIGXFSZ, SIG_IGN); /* so that the write fails, and is reported, in place of a silent end */
+  on_exit(at_exit, NULL);
   argp_err_exit_status = CLI_USAGE;
   argp_parse(&parser, argc, argv, ARGP_IN_ORDER, NULL, &chosen);
   if (chosen.at == 0)
