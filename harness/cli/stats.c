@@ -12,14 +12,16 @@ typedef struct arguments {
   bool json, trouble;
   unsigned files;
   stats sum;
-  json_t *findings;
+  json_t *findings, *errors;
 } arguments;
 
 static void add_file(arguments *a, const char *path) {
   static stats one;
   int why = stats_read(&one, path);
   if (why) {
-    cli_complain("%s: %s", path, why == EINVAL ? "not an account written by this build" : strerror(why));
+    const char *reason = why == EINVAL ? "not an account written by this build" : strerror(why);
+    json_array_append_new(a->errors, json_trouble(path, reason));
+    cli_complain("%s: %s", path, reason);
     a->trouble = true;
     return;
   }
@@ -43,11 +45,11 @@ static void print_json(const arguments *a) {
     if (s->counts.reasons[i])
       json_object_set_new(reasons, oracle_reason_name((oracle_reason)i),
                           json_integer((json_int_t)s->counts.reasons[i]));
-  json_t *top = json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:O}", "programs", s->programs,
-                          "seconds", seconds(s), "per_second", rate(s), "forms_allowed", s->forms_allowed,
-                          "forms_seen", s->forms_seen, "same", v[VERDICT_SAME], "different",
-                          v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE], "refused",
-                          v[VERDICT_REFUSED], "reasons", reasons, "findings", a->findings);
+  json_t *top = json_pack(
+      "{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:O, s:O}", "programs", s->programs, "seconds",
+      seconds(s), "per_second", rate(s), "forms_allowed", s->forms_allowed, "forms_seen", s->forms_seen,
+      "same", v[VERDICT_SAME], "different", v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE],
+      "refused", v[VERDICT_REFUSED], "reasons", reasons, "findings", a->findings, "errors", a->errors);
   json_dumpf(top, stdout, JSON_COMPACT); /* one line: ci/fuzz ends with it */
   putchar('\n');
   json_decref(top);
@@ -118,20 +120,24 @@ int cmd_stats(int argc, char **argv) {
       "FILE...",
       "Adds up the accounts of fuzzing processes, which each write one to the file named by "
       "LOCKSTEP_STATS.\v" CLI_EXIT_CODES
-      "\n\nExample: LOCKSTEP_STATS=/tmp/a build/fuzz/bin/fuzz_run -max_total_time=10 corpus/fuzz_run; "
-      "build/fuzz/bin/lockstep stats /tmp/a",
+      "\n\nExample: LOCKSTEP_STATS=/tmp/a build/fuzz/bin/fuzz_run -max_total_time=10 /tmp/new "
+      "corpus/fuzz_run; build/fuzz/bin/lockstep stats /tmp/a",
       NULL,
       NULL,
       NULL};
   static arguments a;
   a.findings = json_array();
+  a.errors = json_array();
   stats_init(&a.sum);
   if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
     return CLI_USAGE;
   stats_finish(&a.sum);
-  if (a.files)
-    (a.json ? print_json : print_people)(&a);
+  if (a.json)
+    print_json(&a);
+  else if (a.files)
+    print_people(&a);
   json_decref(a.findings);
+  json_decref(a.errors);
   if (a.trouble || !cli_flush())
     return CLI_BAD;
   return CLI_OK;
