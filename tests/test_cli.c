@@ -102,6 +102,8 @@ static void test_usage(void **state) {
   expect("$L", 2);
   expect("$L shwo", 2);
   expect_text(complaints, "did you mean 'show'");
+  expect("$L bogus", 2);
+  assert_null(strstr(complaints, "did you mean"));
   expect("$L frobnicate", 2);
   expect_text(complaints, "--help");
   expect("$L --frobnicate", 2);
@@ -189,6 +191,67 @@ static void test_bad_files(void **state) {
   expect("$L show missing", 4);
 }
 
+/* Nobody writes into the pipe: opening it would never end. */
+static void test_no_files(void **state) {
+  (void)state;
+  write_entry("single", 3);
+  assert_int_equal(mkfifo("pipe", 0600), 0);
+  expect("timeout 20 $L run pipe", 4);
+  expect_text(complaints, "pipe: neither a regular file nor a directory");
+  expect("timeout 20 $L show pipe", 4);
+  expect_text(complaints, "pipe: neither a regular file nor a directory");
+  expect("timeout 20 $L run pipe single", 4);
+  expect_text(output, "1 entries: 1 same");
+  expect("$L run - <single && $L show - <single", 0);
+}
+
+/* A host that can run nothing says so once and does not blame the files. */
+static void test_host_failure(void **state) {
+  (void)state;
+  assert_int_equal(mkdir("several", 0755), 0);
+  write_entry("several/a", 1);
+  write_entry("several/b", 2);
+  int status = run("(ulimit -f 0; $L run several 2>&1) | cat; "
+                   "(ulimit -f 0; $L run --json several) 2>/dev/null | cat >json");
+  assert_int_equal(status, 0);
+  expect_text(output, "this host cannot run guests: ");
+  assert_null(strstr(output, "is an entry"));
+  expect("cat json", 0);
+  json_t *value = parse_output();
+  assert_int_equal(length_of(value, "entries"), 0);
+  assert_int_equal(length_of(value, "errors"), 1);
+  json_decref(value);
+}
+
+/* Exactly one document, whatever happens. */
+static void test_json_on_failure(void **state) {
+  (void)state;
+  write_entry("single", 3);
+  expect("$L run --json missing", 4);
+  json_t *value = parse_output();
+  assert_int_equal(length_of(value, "entries"), 0);
+  assert_int_equal(length_of(value, "errors"), 1);
+  json_decref(value);
+  expect("$L show --json single single", 0);
+  value = parse_output();
+  assert_int_equal(json_array_size(value), 2);
+  json_decref(value);
+  expect("$L show --json single missing", 4);
+  value = parse_output();
+  assert_int_equal(json_array_size(value), 2);
+  assert_true(json_is_string(json_object_get(json_array_get(value, 1), "why")));
+  json_decref(value);
+  expect("$L show --json missing", 4);
+  value = parse_output();
+  assert_true(json_is_object(value));
+  json_decref(value);
+  expect("$L stats --json missing", 4);
+  value = parse_output();
+  assert_int_equal(number(value, "programs"), 0);
+  assert_int_equal(length_of(value, "errors"), 1);
+  json_decref(value);
+}
+
 static void test_show(void **state) {
   (void)state;
   write_entry("shown", 5);
@@ -224,7 +287,7 @@ static void test_import(void **state) {
   expect("echo 65488b07 | $L import -", 5);
   expect_text(output, "gs: operand");
   expect("printf '90\\nxyz\\n90\\n' | $L import -", 4);
-  expect_text(complaints, "-:2: no machine code");
+  expect_text(complaints, "-:2: column 1: 'x' is no hex digit");
   expect_text(output, "2 blocks: 2 run");
   expect("printf '\\220\\220' | $L import -v -", 0);
   expect_text(output, "-: exit");
@@ -234,6 +297,39 @@ static void test_import(void **state) {
   expect_text(output, "byte 1 begins no instruction");
   expect("printf '# nothing\\n' | $L import -", 4);
   expect("$L import missing", 4);
+}
+
+/* What is nearly hex is named, with the place; the first line too, unless it is a header. */
+static void test_import_damaged(void **state) {
+  (void)state;
+  expect("printf '\\357\\273\\2774801c8\\n' | $L import -", 0);
+  expect_text(output, "1 blocks: 1 run");
+  expect("echo 4801c | $L import -", 4);
+  expect_text(complaints, "-:1: odd number of digits");
+  expect("echo 4801c8z | $L import -", 4);
+  expect_text(complaints, "-:1: column 7: 'z' is no hex digit");
+  expect("printf '4801c8z\\n90\\n' | $L import -", 4);
+  expect_text(complaints, "-:1: column 7");
+  expect_text(output, "1 blocks: 1 run");
+  expect("printf 'code\\n90\\n' | $L import -", 0);
+  expect("printf '90\\00090\\n90\\n' | $L import -", 4);
+  expect_text(complaints, "-:1: column 3: a zero byte");
+  expect_text(output, "1 blocks: 1 run");
+  expect("printf '\\000\\000' | $L import -v -", 0); /* add byte ptr [rax], al */
+  expect_text(output, "-: exit");
+}
+
+/* A loop that no fuel lasts for ends with smaller counters; one that has none stays as it is. */
+static void test_import_loops(void **state) {
+  (void)state;
+  expect("echo 4801d848ffc975f8660f58c1 | $L import -o loops -", 0); /* dec rcx; jnz */
+  expect_text(output, "1 blocks: 1 run to their end");
+  expect("$L run loops", 0);
+  expect_text(output, "exit, behind instruction #3");
+  expect("echo 4883c0084839d075f790 | $L import -", 0); /* add rax, 8; cmp rax, rdx; jne */
+  expect_text(output, "1 blocks: 1 run to their end");
+  expect("echo ebfe | $L import -", 0); /* jmp to itself */
+  expect_text(output, "1 stop otherwise");
 }
 
 /* Nothing half-written stays behind, and nothing goes wrong in silence. */
@@ -252,6 +348,9 @@ static void test_full_disk(void **state) {
   expect("test -c /dev/full", 0); /* else root's next line would make it a file, for all */
   expect("$L show shown >/dev/full", 4);
   expect_text(complaints, "could not be written");
+  expect("$L --help >/dev/full", 4);
+  expect("$L --version >/dev/full", 4);
+  expect("$L run --help >/dev/full", 4);
 }
 
 static int set_up(void **state) {
@@ -268,9 +367,18 @@ static int tear_down(void **state) {
 
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_help),      cmocka_unit_test(test_usage), cmocka_unit_test(test_generate_and_run),
-      cmocka_unit_test(test_bad_files), cmocka_unit_test(test_show),  cmocka_unit_test(test_import),
+      cmocka_unit_test(test_help),
+      cmocka_unit_test(test_usage),
+      cmocka_unit_test(test_generate_and_run),
+      cmocka_unit_test(test_bad_files),
+      cmocka_unit_test(test_show),
+      cmocka_unit_test(test_import),
       cmocka_unit_test(test_full_disk),
+      cmocka_unit_test(test_import_damaged),
+      cmocka_unit_test(test_import_loops),
+      cmocka_unit_test(test_no_files),
+      cmocka_unit_test(test_host_failure),
+      cmocka_unit_test(test_json_on_failure),
   };
   if (argc != 2 || (command = realpath(argv[1], NULL)) == NULL) {
     fputs("usage: test_cli LOCKSTEP\n", stderr);

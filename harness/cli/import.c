@@ -4,6 +4,7 @@
 
 #include "blocks.h"
 #include "cli.h"
+#include "counters.h"
 #include "import/import.h"
 
 typedef struct import_options {
@@ -120,8 +121,11 @@ static void import_one(import_sum *sum, const char *source, const block *b) {
   int saved = 0;
   import_status status = sum->reference ? import_block(&test, b->code, b->size, sum->reference, &report)
                                         : import_attempt(&test, b->code, b->size, 0, &report);
+  if (status == IMPORT_OK && report.ran && report.stop.kind == LS_STOP_FUEL &&
+      counters_shorten(&test, sum->reference, &report) != LS_OK)
+    status = IMPORT_SYSTEM;
   if (status == IMPORT_SYSTEM) {
-    unreadable(sum, source, report.error.text);
+    unreadable(sum, source, cli_reason(&report.error));
     return;
   }
   count_block(sum, &report);
@@ -160,8 +164,8 @@ static void import_file(import_sum *sum, const char *path) {
       snprintf(source, sizeof source, "%s", path);
     if (b->code != NULL)
       import_one(sum, source, b);
-    else if (i > 0 || list.count == 1) /* a first line without hex is a csv file's header */
-      unreadable(sum, source, "no machine code in hex");
+    else if (i > 0 || list.count == 1 || !b->header)
+      unreadable(sum, source, b->why);
   }
   blocks_free(&list);
   free(content);
