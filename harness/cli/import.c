@@ -4,8 +4,8 @@
 
 #include "blocks.h"
 #include "cli.h"
-#include "counters.h"
 #include "import/import.h"
+#include "import/import_counters.h"
 
 typedef struct import_options {
   bool json, raw, no_run, verbose;

@@ -1,7 +1,7 @@
 /* Tries small counters. Which registers count is not looked for in the program: a run in the reference costs
  * less than 20 us, so all are tried, alone, and then at a distance from each other one, which is where a loop
  * that compares two of them begins. */
-#include "counters.h"
+#include "import/import_counters.h"
 
 enum { REGISTERS = 16, FUEL = 256, LIMIT_MS = 50 };
 
