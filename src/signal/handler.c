@@ -32,7 +32,6 @@ typedef enum step_effect {
 enum {
   ARCH_SET_GS_BASE = 0x1001, /* asm/prctl.h */
   ARCH_SET_FS_BASE = 0x1002,
-  SYSCALL_LENGTH = 2,
   REPEAT_ROOM = 136, /* see handler_repeat_call */
   PREFIXES_MAX = 14
 };
@@ -57,17 +56,29 @@ static thread_record *find_record(int tid) {
   return NULL;
 }
 
-static place find_place(const signal_executor *executor, const greg_t *regs) {
+/* Does a handler of the host's run on top of the guest? The frame says what the alternate stack was when the
+ * signal came. SS_AUTODISARM leaves none for the length of a handler, so one that is armed means the guest
+ * itself, wherever its RSP points. A stack by which the host has replaced ours may lack that flag: then RSP
+ * is all there is to go by. */
+static bool on_top_of_guest(const ucontext_t *context, const thread_record *record) {
+  const stack_t *stack = &context->uc_stack;
+  if (stack->ss_flags & SS_DISABLE)
+    return true;
+  if (in_arena((uintptr_t)stack->ss_sp) && thread_slot_of((uintptr_t)stack->ss_sp) == record)
+    return false;
+  return (uint64_t)context->uc_mcontext.gregs[REG_RSP] - (uintptr_t)stack->ss_sp < stack->ss_size;
+}
+
+static place find_place(const ucontext_t *context, const thread_record *record) {
+  const signal_executor *executor = record ? record->running : NULL;
   if (!executor)
     return PLACE_HOST;
-  uint64_t rip = (uint64_t)regs[REG_RIP], gate = executor->base.box.layout.gate;
+  uint64_t rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP], gate = executor->base.box.layout.gate;
   if (rip == gate)
     return PLACE_GATE;
   if (rip > gate && rip < executor->code_end)
     return rip >= executor->enter_at ? PLACE_ENTERING : PLACE_LEAVING;
-  if (in_arena((uint64_t)regs[REG_RSP]) && sandbox_window(&executor->base.box, rip, 1) == LS_NONE)
-    return PLACE_HOST;
-  return PLACE_GUEST;
+  return on_top_of_guest(context, record) ? PLACE_HOST : PLACE_GUEST;
 }
 
 /* ---- The host's segments ---- */
@@ -334,10 +345,9 @@ static bool is_dispatched_call(int sig, const siginfo_t *info) {
   return sig == SIGSYS && info->si_code == SIGSYS_USER_DISPATCH;
 }
 
-static void dispatched_call(thread_record *record, const siginfo_t *info, greg_t *regs,
+static void dispatched_call(thread_record *record, place where, const siginfo_t *info, greg_t *regs,
                             handler_frame *frame) {
-  const sandbox *box = &record->running->base.box;
-  if (sandbox_window(box, (uint64_t)regs[REG_RIP] - SYSCALL_LENGTH, SYSCALL_LENGTH) != LS_NONE)
+  if (where == PLACE_GUEST)
     stop(record, LS_STOP_SYSCALL, info, regs, frame);
   else
     repeat_host_call(regs);
@@ -368,12 +378,12 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
     guest = read_bases(executor, record);
     load_host_segments(&guest, record, frame);
   }
-  place where = find_place(executor, regs);
+  place where = find_place(context, record);
   if (is_tick(info, record)) {
     if (executor)
       tick(record, where, info, regs, frame);
   } else if (executor && is_dispatched_call(sig, info)) {
-    dispatched_call(record, info, regs, frame);
+    dispatched_call(record, where, info, regs, frame);
   } else if (where == PLACE_HOST) {
     chain(sig, info, context, record, frame);
   } else {

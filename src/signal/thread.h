@@ -79,6 +79,11 @@ static inline thread_record *thread_slot(unsigned slot) {
   return (thread_record *)(thread_arena + (uintptr_t)slot * ARENA_SLOT);
 }
 
+/* The record whose slot holds `address`, which lies in the arena. */
+static inline thread_record *thread_slot_of(uintptr_t address) {
+  return (thread_record *)(address & -(uintptr_t)ARENA_SLOT);
+}
+
 /* The calling thread's record, or NULL. */
 extern _Thread_local thread_record *thread_current
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
