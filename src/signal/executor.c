@@ -207,6 +207,9 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   int sig = base->options.interrupt_signal;
   if (!can_interrupt(sig))
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "signal %d cannot be the interrupt signal", sig);
+  ls_status status = thread_set_up(error);
+  if (status)
+    return status;
   signal_executor *made = aligned_alloc(_Alignof(signal_executor), sizeof *made);
   if (!made)
     return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for an executor");
@@ -215,7 +218,7 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   made->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
   made->limit_ticks = 1; /* of a limit of 0 ms */
   made->gate_flags = cpu()->fsgsbase ? GATE_FSGSBASE : 0;
-  ls_status status = make_gate(made, error);
+  status = make_gate(made, error);
   if (!status) {
     status = handlers_acquire(sig, error);
     if (status)

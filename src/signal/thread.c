@@ -107,12 +107,23 @@ static void at_thread_exit(void *record) {
   ls_thread_release();
 }
 
+/* Before the first use of the lock: a thread that forks while another holds it would leave it held in the
+ * child for good. */
 static void set_up(void) {
   if (!arena_reserve() || pthread_key_create(&exit_key, at_thread_exit) ||
       pthread_atfork(signal_lock, signal_unlock, after_fork_in_child))
     setup_status = LS_ERR_MEMORY;
   if (getauxval(AT_MINSIGSTKSZ) + HOST_ROOM > ARENA_SLOT - STACK_OFFSET)
     setup_status = LS_ERR_CPU;
+}
+
+ls_status thread_set_up(ls_error *error) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, set_up);
+  if (!setup_status)
+    return LS_OK;
+  return error_set(error, setup_status, 0, LS_NONE, "no alternate stacks: %s",
+                   setup_status == LS_ERR_CPU ? "signal frames are too large here" : "out of address space");
 }
 
 /* ---- Alternate stack and mask ---- */
@@ -315,12 +326,6 @@ static ls_status attach(signal_executor *executor, ls_error *error) {
 }
 
 ls_status thread_attach(signal_executor *executor, ls_error *error) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, set_up);
-  if (setup_status)
-    return error_set(error, setup_status, 0, LS_NONE, "no alternate stacks: %s",
-                     setup_status == LS_ERR_CPU ? "signal frames are too large here"
-                                                : "out of address space");
   signal_lock();
   ls_status status = attach(executor, error);
   signal_unlock();

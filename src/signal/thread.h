@@ -68,7 +68,7 @@ typedef struct handler_frame {
 _Static_assert(offsetof(handler_frame, flags) == 8 && offsetof(handler_frame, return_address) == 24,
                "entry.S");
 
-/* Base of the arena, ARENA_SIZE bytes, or 0 before the first attach. Read by entry.S. */
+/* Base of the arena, ARENA_SIZE bytes, or 0 before thread_set_up. Read by entry.S. */
 HIDDEN extern uintptr_t thread_arena;
 
 /* Which slots belong to a thread. */
@@ -87,6 +87,10 @@ static inline thread_record *thread_slot_of(uintptr_t address) {
 /* The calling thread's record, or NULL. */
 extern _Thread_local thread_record *thread_current
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Once per process, before anything else here: reserves the arena, and arranges for fork to find the lock
+ * free. Thread safe; later calls only repeat the result. */
+ls_status thread_set_up(ls_error *error);
 
 /* Makes the calling thread ready to run `executor`: borrows what is not borrowed yet, after a fork anew.
  * After success thread_current is set, its serial and epoch are the executor's and the process's, and the
@@ -110,7 +114,7 @@ bool thread_can_dispatch(void);
 HIDDEN uint8_t handler_step_effect(const signal_executor *executor, uint64_t rip, uint64_t rsp);
 
 /* Held while threads attach or release and while handlers are put in place or taken away, and across fork.
- * Not for signal handlers. */
+ * After thread_set_up. Not for signal handlers. */
 void signal_lock(void);
 void signal_unlock(void);
 
