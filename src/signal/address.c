@@ -1,14 +1,15 @@
 /* Is an address unmapped in this process? */
 #include <errno.h>
 #include <stdbool.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "../executor.h"
 
-/* mmap_min_addr: nothing is ever mapped below, or the system has been told to do without this protection. */
-#define ALWAYS_UNMAPPED_BELOW UINT64_C(0x10000)
-#define USER_END              UINT64_C(0x0100000000000000) /* five-level page tables (SDM vol. 3, 4.5) */
-#define VSYSCALL_PAGE         UINT64_C(0xffffffffff600000)
+#define USER_END        UINT64_C(0x0100000000000000) /* five-level page tables (SDM vol. 3, 4.5) */
+#define VSYSCALL_PAGE   UINT64_C(0xffffffffff600000)
+#define STACK_UNLIMITED ((uint64_t)16 << 30) /* how far an unlimited stack is taken to grow */
 
 static bool in_range(uint64_t address, uint64_t start, uint64_t size) {
   return address - start < size;
@@ -23,13 +24,24 @@ static bool is_guard(const ls_layout *layout, uint64_t page) {
   return false;
 }
 
+/* Would the kernel extend the main thread's stack to there? It does at any access, by any thread and whatever
+ * its RSP, so such a page is as good as mapped (mm/mmap.c, expand_downwards). The name of the executable lies
+ * above all frames. */
+static bool is_stack(uint64_t page) {
+  uint64_t top = getauxval(AT_EXECFN), size = STACK_UNLIMITED;
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur < size)
+    size = limit.rlim_cur;
+  return top && in_range(page, (top & -(uint64_t)LS_PAGE) - size, size + LS_PAGE);
+}
+
 static bool page_faults(const sandbox *box, uint64_t page) {
   if (sandbox_window(box, page, LS_PAGE) != LS_NONE || in_range(page, box->layout.gate, LS_GATE_SIZE) ||
       page == VSYSCALL_PAGE)
     return false;
-  if (page < ALWAYS_UNMAPPED_BELOW || page >= USER_END || is_guard(&box->layout, page))
+  if (page >= USER_END || is_guard(&box->layout, page))
     return true;
-  return msync((void *)page, LS_PAGE, MS_ASYNC) != 0 && errno == ENOMEM;
+  return !is_stack(page) && msync((void *)page, LS_PAGE, MS_ASYNC) != 0 && errno == ENOMEM;
 }
 
 int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size) {
