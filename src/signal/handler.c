@@ -33,7 +33,10 @@ enum {
   ARCH_SET_GS_BASE = 0x1001, /* asm/prctl.h */
   ARCH_SET_FS_BASE = 0x1002,
   REPEAT_ROOM = 136, /* see handler_repeat_call */
-  PREFIXES_MAX = 14
+  PREFIXES_MAX = 14,
+  USER_CS = 0x33, /* asm/segment.h */
+  USER_SS = 0x2b,
+  SS_SHIFT = 48 /* REG_CSGSFS: CS, GS, FS, SS; the kernel fills in CS and SS only */
 };
 
 /* Flags that rt_sigreturn does not restore and handler_entry loads. */
@@ -127,12 +130,14 @@ static void load_guest_bases(const signal_executor *executor, const bases *guest
 
 /* ---- Ending a run ---- */
 
+/* With selectors of 64-bit code: the guest may have returned far into another mode. */
 static void leave(const signal_executor *executor, const thread_record *record, greg_t *regs,
                   handler_frame *frame, uint64_t result) {
   regs[REG_RIP] = (greg_t)executor->resume;
   regs[REG_RSP] = (greg_t)executor->data->host_rsp;
   regs[REG_RBX] = (greg_t)result;
   regs[REG_EFL] = RFLAGS_CLEAN;
+  regs[REG_CSGSFS] = (greg_t)(USER_CS | (uint64_t)USER_SS << SS_SHIFT);
   frame->ds = record->ds;
   frame->es = record->es;
 }
@@ -144,9 +149,9 @@ static void read_general(ls_state *state, const greg_t *regs, const handler_fram
     state->gpr[i] = (uint64_t)regs[order[i]];
   state->rip = (uint64_t)regs[REG_RIP];
   state->rflags = (uint64_t)regs[REG_EFL];
-  uint64_t selectors = (uint64_t)regs[REG_CSGSFS]; /* CS, GS, FS, SS; the kernel fills in CS and SS only */
+  uint64_t selectors = (uint64_t)regs[REG_CSGSFS];
   state->cs = (uint16_t)selectors;
-  state->ss = (uint16_t)(selectors >> 48);
+  state->ss = (uint16_t)(selectors >> SS_SHIFT);
   state->ds = frame->ds;
   state->es = frame->es;
   state->fs = frame->fs;
