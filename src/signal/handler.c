@@ -358,6 +358,12 @@ static void dispatched_call(thread_record *record, place where, const siginfo_t 
     repeat_host_call(regs);
 }
 
+/* The kernel leaves AC as the guest has it when it calls a handler of the host's, which knows nothing of it:
+ * its first unaligned access faults. */
+static bool is_leaked_ac(int sig, const siginfo_t *info, const greg_t *regs) {
+  return sig == SIGBUS && info->si_code == BUS_ADRALN && (uint64_t)regs[REG_EFL] & RFLAGS_AC;
+}
+
 static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record, place where,
                          handler_frame *frame) {
   greg_t *regs = context->uc_mcontext.gregs;
@@ -389,6 +395,8 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
       tick(record, where, info, regs, frame);
   } else if (executor && is_dispatched_call(sig, info)) {
     dispatched_call(record, where, info, regs, frame);
+  } else if (executor && where == PLACE_HOST && is_leaked_ac(sig, info, regs)) {
+    regs[REG_EFL] &= ~(greg_t)RFLAGS_AC;
   } else if (where == PLACE_HOST) {
     chain(sig, info, context, record, frame);
   } else {
