@@ -116,6 +116,22 @@
 1:
 .endm
 
+/* The host's FS or GS base, from the record at R12; `data` is the gate's. */
+.macro host_base register, request, offset, data
+  mov $\request, %edi
+  mov \offset(%r12), %rsi
+  mov $SYS_arch_prctl, %eax
+  syscall
+  test %eax, %eax
+  jz 1f
+  testb $GATE_FSGSBASE, \data + GATE_FLAGS(%rip)
+  jz 1f
+  xor %eax, %eax
+  mov %eax, %\register
+  wr\register\()base %rsi
+1:
+.endm
+
 /* General registers but RSP and RDI from the state at RDI. Changes no flags. */
 .macro load_general
   mov STATE_GPR + 0(%rdi), %rax
@@ -228,17 +244,11 @@ gate_\vectors\()_begin:
   ret
 
   /* By system call, which loads null selectors too, and works whether or not the kernel keeps what WRFSBASE
-   * writes. */
+   * writes. Where seccomp refuses it, by instruction. */
 5:
   mov %rcx, %r12
-  mov $ARCH_SET_FS, %edi
-  mov RECORD_FS_BASE(%r12), %rsi
-  mov $SYS_arch_prctl, %eax
-  syscall
-  mov $ARCH_SET_GS, %edi
-  mov RECORD_GS_BASE(%r12), %rsi
-  mov $SYS_arch_prctl, %eax
-  syscall
+  host_base fs, ARCH_SET_FS, RECORD_FS_BASE, .Ldata_\vectors
+  host_base gs, ARCH_SET_GS, RECORD_GS_BASE, .Ldata_\vectors
   mov %r12, %rcx
   jmp 4b
 

@@ -105,11 +105,17 @@ static bool is_foreign(const bases *guest, const thread_record *record, const ha
   return frame->fs || frame->gs || guest->fs != record->fs_base || guest->gs != record->gs_base;
 }
 
+/* By system call for the reason given in gate.S. */
+static void load_host_bases(const thread_record *record, bool by_instruction) {
+  if (kernel_call(SYS_arch_prctl, ARCH_SET_FS_BASE, (long)record->fs_base, 0, 0) && by_instruction)
+    __asm__ volatile("mov %0, %%fs; wrfsbase %1" : : "r"(0), "r"(record->fs_base));
+  if (kernel_call(SYS_arch_prctl, ARCH_SET_GS_BASE, (long)record->gs_base, 0, 0) && by_instruction)
+    __asm__ volatile("mov %0, %%gs; wrgsbase %1" : : "r"(0), "r"(record->gs_base));
+}
+
 static void load_host_segments(const bases *guest, const thread_record *record, const handler_frame *frame) {
-  if (is_foreign(guest, record, frame)) {
-    kernel_call(SYS_arch_prctl, ARCH_SET_FS_BASE, (long)record->fs_base, 0, 0);
-    kernel_call(SYS_arch_prctl, ARCH_SET_GS_BASE, (long)record->gs_base, 0, 0);
-  }
+  if (is_foreign(guest, record, frame))
+    load_host_bases(record, record->running->gate_flags & GATE_FSGSBASE);
   if (frame->ds != record->ds)
     __asm__ volatile("mov %0, %%ds" : : "r"((uint32_t)record->ds));
   if (frame->es != record->es)

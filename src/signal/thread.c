@@ -201,7 +201,7 @@ static int borrow_dispatch(thread_record *record, const signal_executor *executo
   if (record->dispatch && low == record->allowed && high - low == record->allowed_size)
     return 0;
   if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, low, high - low, &record->selector))
-    return errno == EINVAL ? 0 : errno; /* EINVAL: a kernel without it */
+    return errno == EINVAL || errno == EPERM ? 0 : errno; /* a kernel without it, or seccomp refuses it */
   record->dispatch = true;
   record->allowed = low;
   record->allowed_size = high - low;
@@ -247,9 +247,26 @@ static int borrow_timer(thread_record *record, const ls_options *options) {
 
 /* ---- Attaching and releasing ---- */
 
-static uint64_t host_base(int request) {
-  uint64_t base = 0;
-  kernel_call(SYS_arch_prctl, request, (long)&base, 0, 0);
+/* A seccomp filter may refuse the call. Then the instruction tells, or for FS the TCB, whose first word is
+ * its own address (System V ABI, x86-64 TLS). */
+static uint64_t host_fs_base(void) {
+  uint64_t base;
+  if (kernel_call(SYS_arch_prctl, ARCH_GET_FS_BASE, (long)&base, 0, 0) == 0)
+    return base;
+  if (cpu()->fsgsbase)
+    __asm__ volatile("rdfsbase %0" : "=r"(base));
+  else
+    __asm__ volatile("mov %%fs:0, %0" : "=r"(base));
+  return base;
+}
+
+static uint64_t host_gs_base(void) {
+  uint64_t base;
+  if (kernel_call(SYS_arch_prctl, ARCH_GET_GS_BASE, (long)&base, 0, 0) == 0)
+    return base;
+  if (!cpu()->fsgsbase)
+    return GS_BASE_UNKNOWN;
+  __asm__ volatile("rdgsbase %0" : "=r"(base));
   return base;
 }
 
@@ -257,8 +274,8 @@ static uint64_t host_base(int request) {
 static void renew(thread_record *record, uint32_t epoch) {
   record->epoch = epoch;
   record->tid = (int)syscall(SYS_gettid);
-  record->fs_base = host_base(ARCH_GET_FS_BASE);
-  record->gs_base = host_base(ARCH_GET_GS_BASE);
+  record->fs_base = host_fs_base();
+  record->gs_base = host_gs_base();
   __asm__ volatile("mov %%ds, %0" : "=r"(record->ds));
   __asm__ volatile("mov %%es, %0" : "=r"(record->es));
   record->selector = SELECTOR_ALLOW;

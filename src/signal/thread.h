@@ -22,11 +22,15 @@
 
 enum { SELECTOR_ALLOW = 0, SELECTOR_BLOCK = 1 }; /* SYSCALL_DISPATCH_FILTER_* */
 
+/* A base that the kernel refuses to load: putting it back changes nothing (arch/x86/kernel/process_64.c,
+ * do_arch_prctl_64). Only without FSGSBASE. */
+#define GS_BASE_UNKNOWN UINT64_MAX
+
 typedef struct thread_record {
   /* Read and written by the gate. */
   volatile uint8_t selector;         /* of Syscall User Dispatch: does the kernel let system calls pass? */
   signal_executor *volatile running; /* from just before the guest until just after it, else NULL */
-  uint64_t fs_base, gs_base;         /* the host's */
+  uint64_t fs_base, gs_base;         /* the host's; gs_base may be GS_BASE_UNKNOWN */
   uint16_t ds, es;                   /* the host's */
   uint32_t epoch;                    /* fork_epoch() of the process this record is good in */
   /* Set by the run, used by the handler. */
