@@ -414,7 +414,8 @@ int ls_executor_stops_syscalls(ls_executor *executor);
 
 /* 1 if every byte of [address, address + size) is unmapped in this process outside the guest's windows and
  * an access would not map it, 0 if not: whether a fault seen in the reference at that address will be one in
- * this process too. Guard pages count as unmapped. The main thread's stack grows when it is accessed: it
+ * this process too. Guard pages count as unmapped, the
+ * gate's first page as a window. The main thread's stack grows when it is accessed: it
  * counts as mapped down to its limit (RLIMIT_STACK; 16 GiB if that is more). */
 int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
 

@@ -15,8 +15,10 @@ static bool in_range(uint64_t address, uint64_t start, uint64_t size) {
   return address - start < size;
 }
 
-/* Guards are mapped, but fault in every executor alike. */
+/* Guards are mapped, but fault in every executor alike; so is what follows the gate's page. */
 static bool is_guard(const ls_layout *layout, uint64_t page) {
+  if (in_range(page, layout->gate, LS_GATE_SIZE))
+    return page != layout->gate;
   for (uint32_t i = 0; i < layout->window_count; i++)
     if (page == layout->windows[i].address - LS_PAGE ||
         page == layout->windows[i].address + layout->windows[i].size)
@@ -36,8 +38,8 @@ static bool is_stack(uint64_t page) {
 }
 
 static bool page_faults(const sandbox *box, uint64_t page) {
-  if (sandbox_window(box, page, LS_PAGE) != LS_NONE || in_range(page, box->layout.gate, LS_GATE_SIZE) ||
-      page == VSYSCALL_PAGE)
+  if (sandbox_window(box, page, LS_PAGE) != LS_NONE || page == box->layout.gate ||
+      in_range(page, gate_inner(box->layout.gate), LS_GATE_SIZE) || page == VSYSCALL_PAGE)
     return false;
   if (page >= USER_END || is_guard(&box->layout, page))
     return true;

@@ -119,10 +119,11 @@ static const gate_template templates[] = {
     [LS_VECTORS_AVX512] = {gate_avx512_begin, gate_avx512_resume, gate_avx512_enter, gate_avx512_end},
 };
 
-static ls_status map_gate(uint64_t address, ls_error *error) {
+/* LS_GATE_SIZE bytes at `address`, of which the first `used` can be written and the others not touched. */
+static ls_status map_gate(uint64_t address, size_t used, ls_error *error) {
   void *wanted = (void *)address;
   void *got = mmap(wanted, LS_GATE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-  if (got == wanted && mprotect(got, GATE_CODE + LS_PAGE, PROT_READ | PROT_WRITE) == 0)
+  if (got == wanted && mprotect(got, used, PROT_READ | PROT_WRITE) == 0)
     return LS_OK;
   int why = got == wanted || got == MAP_FAILED ? errno : EEXIST; /* before Linux 4.17 the flag is a hint */
   if (got != MAP_FAILED)
@@ -131,24 +132,42 @@ static ls_status map_gate(uint64_t address, ls_error *error) {
                    address, strerror(why), "choose another layout or slot");
 }
 
-static ls_status make_gate(signal_executor *executor, ls_error *error) {
-  uint64_t gate = executor->base.box.layout.gate;
-  ls_status status = map_gate(gate, error);
+static void unmap_gates(uint64_t gate) {
+  munmap((void *)gate, LS_GATE_SIZE);
+  munmap((void *)gate_inner(gate), LS_GATE_SIZE);
+}
+
+static void fill_inner(signal_executor *executor) {
+  const gate_template *t = &templates[executor->base.vectors];
+  uint64_t inner = gate_inner(executor->base.box.layout.gate);
+  memcpy((void *)inner, t->begin, (size_t)(t->end - t->begin));
+  executor->inner = inner;
+  executor->data = (gate_data *)(inner + GATE_CODE);
+  executor->data->executor = executor;
+  executor->enter = (gate_enter)(inner + (uint64_t)(t->enter - t->begin));
+  executor->enter_at = (uint64_t)(uintptr_t)executor->enter;
+  executor->resume = inner + (uint64_t)(t->resume - t->begin);
+  executor->code_end = inner + (uint64_t)(t->end - t->begin);
+}
+
+static ls_status make_gates(signal_executor *executor, ls_error *error) {
+  uint64_t gate = executor->base.box.layout.gate, inner = gate_inner(gate);
+  ls_status status = map_gate(gate, LS_PAGE, error);
   if (status)
     return status;
-  const gate_template *t = &templates[executor->base.vectors];
-  memcpy((void *)gate, t->begin, (size_t)(t->end - t->begin));
-  executor->data = (gate_data *)(gate + GATE_CODE);
-  executor->data->executor = executor;
-  executor->enter = (gate_enter)(gate + (uint64_t)(t->enter - t->begin));
-  executor->enter_at = (uint64_t)(uintptr_t)executor->enter;
-  executor->resume = gate + (uint64_t)(t->resume - t->begin);
-  executor->code_end = gate + (uint64_t)(t->end - t->begin);
-  if (mprotect((void *)gate, GATE_CODE, PROT_READ | PROT_EXEC) == 0)
+  status = map_gate(inner, GATE_CODE + LS_PAGE, error);
+  if (status) {
+    munmap((void *)gate, LS_GATE_SIZE);
+    return status;
+  }
+  gate_page_write((uint8_t *)gate, gate);
+  fill_inner(executor);
+  if (mprotect((void *)gate, LS_PAGE, PROT_READ | PROT_EXEC) == 0 &&
+      mprotect((void *)inner, GATE_CODE, PROT_READ | PROT_EXEC) == 0)
     return LS_OK;
   status = error_set(error, LS_ERR_SYSTEM, errno, LS_NONE, "the gate cannot be made executable: %s",
                      strerror(errno));
-  munmap((void *)gate, LS_GATE_SIZE);
+  unmap_gates(gate);
   return status;
 }
 
@@ -169,9 +188,10 @@ static void touch(const ls_layout *layout) {
       else
         __asm__ volatile("testb $0, (%0)" : : "r"(w->address + page) : "memory", "cc");
   }
+  __asm__ volatile("testb $0, (%0)" : : "r"(layout->gate) : "memory", "cc");
 }
 
-/* The gate is private memory, and run attaches the thread anew. */
+/* The gates are private memory, and run attaches the thread anew. */
 static ls_status forked(ls_executor *base, ls_error *error) {
   ls_status status = sandbox_renew(&base->box, error);
   if (!status)
@@ -189,7 +209,7 @@ static void destroy(ls_executor *base) {
   if (thread_current && thread_current->serial == executor->serial)
     ls_thread_release();
   handlers_release(base->options.interrupt_signal);
-  munmap((void *)base->box.layout.gate, LS_GATE_SIZE);
+  unmap_gates(base->box.layout.gate);
   free(executor);
 }
 
@@ -218,11 +238,11 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   made->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
   made->limit_ticks = 1; /* of a limit of 0 ms */
   made->gate_flags = cpu()->fsgsbase ? GATE_FSGSBASE : 0;
-  status = make_gate(made, error);
+  status = make_gates(made, error);
   if (!status) {
     status = handlers_acquire(sig, error);
     if (status)
-      munmap((void *)base->box.layout.gate, LS_GATE_SIZE);
+      unmap_gates(base->box.layout.gate);
   }
   if (status) {
     free(made);

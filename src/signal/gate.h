@@ -1,10 +1,13 @@
 /* The gate: the code and data through which a guest is entered and left. Shared by C and assembly. Internal.
  *
- * One gate per executor, at the layout's gate address G, LS_GATE_SIZE bytes:
+ * One gate per executor. The guest jumps to the layout's gate address G, where there is one page that is the
+ * same in every executor (gate_page_write), and from there to I = gate_inner(G); LS_GATE_SIZE bytes each:
  *
- *   G                code, read and execute: a copy of one of the templates in gate.S. Offset 0 is the exit,
- *                    to which the guest jumps.
- *   G + GATE_CODE    struct gate_data, read and write, one page. The code reaches it RIP-relative, since at
+ *   G                gate_page_write's bytes, read and execute: a jump to I
+ *   the rest         inaccessible
+ *
+ *   I                code, read and execute: a copy of one of the templates in gate.S. Offset 0 is the exit.
+ *   I + GATE_CODE    struct gate_data, read and write, one page. The code reaches it RIP-relative, since at
  *                    the exit no register is free.
  *   the rest         inaccessible
  *

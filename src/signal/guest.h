@@ -7,8 +7,9 @@
 
 typedef struct signal_executor {
   ls_executor base;
-  gate_data *data; /* at layout.gate + GATE_CODE */
+  gate_data *data; /* at inner + GATE_CODE */
   gate_enter enter;
+  uint64_t inner;       /* gate_inner(layout.gate), where the exit is */
   uint64_t resume;      /* address in the gate at which a thread leaves that the handler has stopped */
   uint64_t enter_at;    /* address of `enter`: from here to code_end the gate loads the state */
   uint64_t code_end;    /* address of the end of the gate's code */

@@ -18,7 +18,7 @@ typedef enum place {
   PLACE_HOST,     /* no guest runs, or a handler of the host's runs on top of it */
   PLACE_ENTERING, /* in the gate, nothing of the guest has run */
   PLACE_LEAVING,  /* in the gate, the guest is over */
-  PLACE_GATE,     /* at the gate's first instruction, nothing of the exit has run */
+  PLACE_GATE,     /* at the jump to the exit or at the exit's first instruction: nothing of it has run */
   PLACE_GUEST
 } place;
 
@@ -72,14 +72,18 @@ static bool on_top_of_guest(const ucontext_t *context, const thread_record *reco
   return (uint64_t)context->uc_mcontext.gregs[REG_RSP] - (uintptr_t)stack->ss_sp < stack->ss_size;
 }
 
+static bool is_gate(const signal_executor *executor, uint64_t rip) {
+  return rip == executor->base.box.layout.gate || rip == executor->inner;
+}
+
 static place find_place(const ucontext_t *context, const thread_record *record) {
   const signal_executor *executor = record ? record->running : NULL;
   if (!executor)
     return PLACE_HOST;
-  uint64_t rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP], gate = executor->base.box.layout.gate;
-  if (rip == gate)
+  uint64_t rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
+  if (is_gate(executor, rip))
     return PLACE_GATE;
-  if (rip > gate && rip < executor->code_end)
+  if (rip > executor->inner && rip < executor->code_end)
     return rip >= executor->enter_at ? PLACE_ENTERING : PLACE_LEAVING;
   return on_top_of_guest(context, record) ? PLACE_HOST : PLACE_GUEST;
 }
@@ -182,6 +186,11 @@ static void stop(thread_record *record, ls_stop_kind kind, const siginfo_t *info
     outcome->stop.code = info->si_code;
     outcome->stop.address = info->si_code == SI_KERNEL ? 0 : (uint64_t)info->si_addr;
   }
+  if (outcome->state.rip == executor->inner) /* for the guest, that is the gate */
+    outcome->state.rip = executor->base.box.layout.gate;
+  if (kind == LS_STOP_FAULT && outcome->stop.address == executor->inner &&
+      outcome->state.rip == executor->base.box.layout.gate)
+    outcome->stop.address = outcome->state.rip;
   if (kind == LS_STOP_SYSCALL)
     outcome->stop.number = outcome->state.gpr[LS_RAX];
   leave(executor, record, regs, frame, GATE_STOPPED);
@@ -319,7 +328,7 @@ static void step(thread_record *record, const siginfo_t *info, greg_t *regs, han
       pushed[1] &= (uint8_t) ~(RFLAGS_TF >> 8);
   }
   record->guest_tf = record->coming == STEP_SETS_TF;
-  if (rip == executor->base.box.layout.gate) {
+  if (is_gate(executor, rip)) {
     stop(record, LS_STOP_EXIT, info, regs, frame);
   } else if (record->steps_left == 1) {
     stop(record, LS_STOP_STEPS, info, regs, frame);
