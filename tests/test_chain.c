@@ -244,6 +244,44 @@ static void host_handlers_may_call_the_kernel(void **unused) {
   sigaction(SIGVTALRM, &old, NULL);
 }
 
+/* The guest's AC is set while the host's handler reads what is not aligned. */
+static void read_unaligned(int sig) {
+  (void)sig;
+  static const uint64_t words[2] = {0x0102030405060708, 0x1112131415161718};
+  uint64_t word;
+  __asm__ volatile("movq 1(%1), %0" : "=r"(word) : "r"(words));
+  host_calls = host_calls + (word == 0x1801020304050607);
+}
+
+static void alignment_checks_stay_with_the_guest(void **unused) {
+  (void)unused;
+  if (TSAN) /* it keeps the handler until the guest is over */
+    skip();
+  struct sigaction action = {.sa_handler = read_unaligned, .sa_flags = SA_ONSTACK}, old;
+  sigaction(SIGVTALRM, &action, &old);
+  guest g = guest_open(0, NULL);
+  load(&g, "48 ff c9 / 75 fb / 48 8b 00"); /* … mov rax, [rax] */
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RCX] = 100000000;
+  state.gpr[LS_RAX] = DATA + 1;
+  state.rflags |= RFLAGS_AC;
+  struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGVTALRM};
+  timer_t timer;
+  timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer);
+  struct itimerspec often = {{0, 5000000}, {0, 5000000}};
+  timer_settime(timer, 0, &often, NULL);
+  host_calls = 0;
+  ls_run r = {.state = &state, .limit_ms = 10000};
+  must(ls_executor_run(g.executor, &r, &out, &error));
+  timer_delete(timer);
+  assert_true(host_calls > 2);
+  same_stop("the guest's own", &out, LS_STOP_FAULT, SIGBUS, BUS_ADRALN, 0);
+  guest_close(&g);
+  sigaction(SIGVTALRM, &old, NULL);
+}
+
 int main(void) {
   const struct CMUnitTest anywhere[] = {
       cmocka_unit_test_teardown(host_faults_reach_the_host, close_all),
@@ -254,6 +292,7 @@ int main(void) {
       cmocka_unit_test_teardown(the_host_jumps_out_of_a_guest, close_all),
       cmocka_unit_test_teardown(a_handler_over_ours, close_all),
       cmocka_unit_test_teardown(host_handlers_may_call_the_kernel, close_all),
+      cmocka_unit_test_teardown(alignment_checks_stay_with_the_guest, close_all),
   };
   int failed = cmocka_run_group_tests(anywhere, NULL, NULL);
   if (failed)

@@ -1,13 +1,23 @@
 /* What only the in-thread executor has: interrupts, stacks and FS of the host's, threads, forks. What both
  * executors share is in test_conformance.c, the host's handlers in test_chain.c, what long use leaves of the
  * host in test_host.c. */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cpu.h"
+#include "executor.h"
 #include "guest.h"
+
+#define LOW_PAGE UINT64_C(0x8000)
 
 /* ---- Clean runs ---- */
 
@@ -166,6 +176,154 @@ static void a_guest_may_lose_fs(void **unused) {
   guest_close(&g);
 }
 
+/* What the guest finds there is one page that is the same everywhere, and guards. */
+static void the_gate_seen_by_the_guest(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  uint8_t page[LS_PAGE];
+  gate_page_write(page, g.layout.gate);
+  fill(&state);
+  uint64_t *rax = &state.gpr[LS_RAX];
+  *rax = g.layout.gate;
+  load(&g, "48 8b 18 / 48 8b 48 08 / 48 8b 90 f8 0f 00 00 / ff e0"); /* reads of the page; jmp rax */
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("read and left", &out, LS_STOP_EXIT, 0, 0, 0);
+  assert_int_equal(out.state.rip, g.layout.gate);
+  assert_int_equal(out.stop.instruction, LS_NONE);
+  assert_memory_equal(&out.state.gpr[LS_RBX], page, 8);
+  assert_memory_equal(&out.state.gpr[LS_RCX], page + 8, 8);
+  assert_memory_equal(&out.state.gpr[LS_RDX], page + LS_PAGE - 8, 8);
+  must(run(&g, &state, 0, 100, &out));
+  same_stop("stepped", &out, LS_STOP_EXIT, 0, 0, 0);
+  assert_int_equal(out.state.rip, g.layout.gate);
+  load(&g, "c6 00 01");
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("write", &out, LS_STOP_FAULT, SIGSEGV, SEGV_ACCERR, g.layout.gate);
+  load(&g, "ff e0");
+  *rax = g.layout.gate + 64;
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("int3", &out, LS_STOP_FAULT, SIGTRAP, SI_KERNEL, 0);
+  assert_int_equal(out.state.rip, g.layout.gate + 65);
+  *rax = g.layout.gate + LS_PAGE;
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("guard", &out, LS_STOP_FAULT, SIGSEGV, SEGV_ACCERR, *rax);
+  *rax = gate_inner(g.layout.gate);
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("inner", &out, LS_STOP_EXIT, 0, 0, 0);
+  assert_int_equal(out.state.rip, g.layout.gate);
+  must(run(&g, &state, 0, 100, &out));
+  same_stop("step to inner", &out, LS_STOP_EXIT, 0, 0, 0);
+  assert_int_equal(out.state.rip, g.layout.gate);
+  state.rflags |= RFLAGS_TF;
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("trap at inner", &out, LS_STOP_FAULT, SIGTRAP, TRAP_TRACE, g.layout.gate);
+  assert_int_equal(out.state.rip, g.layout.gate);
+  guest_close(&g);
+}
+
+/* Where handlers keep their frames is no business of a guest's RSP: a fault there is the guest's like any
+ * other, in the windows and outside them. */
+static void a_guest_on_the_alternate_stack(void **unused) {
+  (void)unused;
+  static const char *const codes[] = {"ff e0", "0f 0b", "50 / ff e0", "eb fe"};
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  stack_t now;
+  fill(&state);
+  load(&g, "90");
+  must(run(&g, &state, 0, 0, &out)); /* lends the thread its stack */
+  sigaltstack(NULL, &now);
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    for (uint64_t offset = 0x1000; offset <= now.ss_size; offset += 0x7000) {
+      load(&g, codes[i]);
+      state.gpr[LS_RSP] = (uintptr_t)now.ss_sp + offset;
+      state.gpr[LS_RAX] = 0x123450;
+      must(run(&g, &state, 0, 0, &out));
+      if (i % 2 == 0)
+        same_stop("jumped away", &out, LS_STOP_FAULT, SIGSEGV, SEGV_MAPERR, 0x123450);
+      else
+        assert_int_equal(out.stop.kind, i == 1 ? LS_STOP_FAULT : LS_STOP_TIMEOUT);
+    }
+  guest_close(&g);
+}
+
+/* arch_prctl and Syscall User Dispatch are refused. */
+static void refuse_calls(void) {
+  enum { DISPATCH = 59 }; /* PR_SET_SYSCALL_USER_DISPATCH */
+  struct sock_filter filter[] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+                                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_arch_prctl, 3, 0),
+                                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 0, 3),
+                                 BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args)),
+                                 BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, DISPATCH, 0, 1),
+                                 BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+                                 BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+  struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+    _exit(77);
+}
+
+static int run_behind_seccomp(void) {
+  static const char *const codes[] = {"90", "0f 0b", "eb fe", "8e e0 / 8e e8", "8e e0 / 8e e8 / 0f 0b"};
+  static const ls_stop_kind kinds[] = {LS_STOP_EXIT, LS_STOP_FAULT, LS_STOP_TIMEOUT, LS_STOP_EXIT,
+                                       LS_STOP_FAULT};
+  refuse_calls();
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RAX] = 0; /* a null selector clears the base */
+  for (int i = 0; i < (cpu()->fsgsbase ? 5 : 3); i++) {
+    load(&g, codes[i]);
+    if (run(&g, &state, 0, 0, &out) || out.stop.kind != kinds[i])
+      return 1 + i;
+  }
+  return ls_executor_stops_syscalls(g.executor) ? 6 : 0;
+}
+
+static void seccomp_may_refuse_what_is_not_needed(void **unused) {
+  (void)unused;
+  pid_t child = fork();
+  if (!child)
+    _exit(run_behind_seccomp());
+  int status;
+  waitpid(child, &status, 0);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+    skip();
+  assert_int_equal(status, 0);
+}
+
+/* A far return to 32-bit code, and what it can do there. */
+static void a_guest_may_change_its_mode(void **unused) {
+  (void)unused;
+  enum { CS_32 = 0x23, STACK_WINDOW = 3, RETF = 2 };
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RSP] = STACK + 0x800;
+  uint64_t *stack = (uint64_t *)((uint8_t *)ls_executor_memory(g.executor, STACK_WINDOW) + 0x800);
+  stack[0] = CODE + RETF;
+  stack[1] = CS_32;
+  static const char *const codes[] = {"48 cb / 0f 0b", "48 cb / eb fe", "48 cb / 90 / 90"};
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+    load(&g, codes[i]);
+    must(run(&g, &state, 0, i == 2 ? 2 : 0, &out));
+    assert_int_equal(out.stop.kind, i == 0 ? LS_STOP_FAULT : i == 1 ? LS_STOP_TIMEOUT : LS_STOP_STEPS);
+    if (out.state.cs != CS_32 && out.state.rip == CODE) {
+      print_message("this system refuses 32-bit code\n");
+      skip();
+    }
+    assert_int_equal(out.state.cs, CS_32);
+    load(&g, "90");
+    must(run(&g, &state, 0, 0, &out));
+    assert_int_equal(out.stop.kind, LS_STOP_EXIT);
+  }
+  guest_close(&g);
+}
+
 /* ---- Several at once ---- */
 
 static void several_executors_in_a_thread(void **unused) {
@@ -297,17 +455,79 @@ static void fork_makes_it_the_childs(void **unused) {
   guest_close(&g);
 }
 
+static void *make_and_destroy(void *stop) {
+  ls_executor *executor;
+  ls_layout layout;
+  ls_layout_default(&layout, 5);
+  while (!__atomic_load_n((int *)stop, __ATOMIC_RELAXED))
+    if (ls_executor_create(LS_SIGNAL, &layout, NULL, &executor, NULL) == LS_OK)
+      ls_executor_destroy(executor);
+  return NULL;
+}
+
+/* Before any run in this process: the first of all tests. */
+static void fork_while_another_thread_makes_executors(void **unused) {
+  (void)unused;
+  int stop = 0, status = 0;
+  pthread_t other;
+  pthread_create(&other, NULL, make_and_destroy, &stop);
+  for (int i = 0; i < 60 && !status; i++) {
+    pid_t child = fork();
+    if (!child) {
+      ls_executor *executor;
+      ls_layout layout;
+      alarm(20);
+      ls_layout_default(&layout, 6);
+      _exit(ls_executor_create(LS_SIGNAL, &layout, NULL, &executor, NULL));
+    }
+    waitpid(child, &status, 0);
+  }
+  __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+  pthread_join(other, NULL);
+  assert_int_equal(status, 0);
+}
+
 static void addresses(void **unused) {
   (void)unused;
   guest g = guest_open(0, NULL);
   assert_int_equal(ls_address_faults(g.executor, 0, 8), 1);
   assert_int_equal(ls_address_faults(g.executor, 0x7000000000000000, 64), 1);
   assert_int_equal(ls_address_faults(g.executor, (uintptr_t)&g, 8), 0);
+  void *low =
+      mmap((void *)LOW_PAGE, LS_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (low == (void *)LOW_PAGE) { /* mmap_min_addr may be above */
+    assert_int_equal(ls_address_faults(g.executor, LOW_PAGE, 8), 0);
+    munmap(low, LS_PAGE);
+  }
+  assert_int_equal(ls_address_faults(g.executor, LOW_PAGE, 8), 1);
   assert_int_equal(ls_address_faults(g.executor, DATA, 8), 0);
   assert_int_equal(ls_address_faults(g.executor, DATA + 0x2000, 8), 1);
   assert_int_equal(ls_address_faults(g.executor, DATA + 0x1ffc, 8), 0);
   assert_int_equal(ls_address_faults(g.executor, g.layout.gate, 1), 0);
+  assert_int_equal(ls_address_faults(g.executor, g.layout.gate + LS_PAGE, LS_GATE_SIZE - LS_PAGE), 1);
+  assert_int_equal(ls_address_faults(g.executor, gate_inner(g.layout.gate) + 0x4000, 1), 0);
   assert_int_equal(ls_address_faults(g.executor, g.layout.gate - 1, 1), 1);
+  guest_close(&g);
+}
+
+/* What is unmapped now and is mapped by the very access. */
+static void the_growing_stack_does_not_fault(void **unused) {
+  (void)unused;
+  struct rlimit limit;
+  getrlimit(RLIMIT_STACK, &limit);
+  if (limit.rlim_cur < 4 << 20)
+    skip();
+  guest g = guest_open(0, NULL);
+  uint64_t top = getauxval(AT_EXECFN), low = top - (3 << 20);
+  assert_int_equal(ls_address_faults(g.executor, low, 8), 0);
+  assert_int_equal(ls_address_faults(g.executor, top, 1), 0);
+  load(&g, "8a 00"); /* the proof: the guest reads it */
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RAX] = low;
+  must(run(&g, &state, 0, 0, &out));
+  same_stop("below the stack", &out, LS_STOP_EXIT, 0, 0, 0);
   guest_close(&g);
 }
 
@@ -319,6 +539,14 @@ static void a_taken_address_is_an_error(void **unused) {
   ls_layout_default(&other, 1);
   other.gate = g.layout.gate;
   assert_int_equal(ls_executor_create(LS_SIGNAL, &other, NULL, &second, &error), LS_ERR_ADDRESS);
+  ls_layout_default(&other, 1);
+  void *inner = (void *)gate_inner(other.gate);
+  assert_ptr_equal(mmap(inner, LS_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), inner);
+  for (int i = 0; i < 2; i++) /* the first attempt leaves nothing behind */
+    assert_int_equal(ls_executor_create(LS_SIGNAL, &other, NULL, &second, &error), LS_ERR_ADDRESS);
+  munmap(inner, LS_PAGE);
+  must(ls_executor_create(LS_SIGNAL, &other, NULL, &second, &error));
+  ls_executor_destroy(second);
   assert_int_equal(
       ls_executor_create(LS_SIGNAL, &other, &(ls_options){.interrupt_signal = SIGSEGV}, &second, &error),
       LS_ERR_ARGUMENT);
@@ -327,16 +555,22 @@ static void a_taken_address_is_an_error(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test_teardown(fork_while_another_thread_makes_executors, close_all),
       cmocka_unit_test_teardown(any_stack_pointer_and_flags, close_all),
       cmocka_unit_test_teardown(interrupts_change_nothing, close_all),
       cmocka_unit_test_teardown(steps, close_all),
       cmocka_unit_test_teardown(the_host_changes_its_stack, close_all),
       cmocka_unit_test_teardown(a_guest_may_lose_fs, close_all),
+      cmocka_unit_test_teardown(the_gate_seen_by_the_guest, close_all),
+      cmocka_unit_test_teardown(a_guest_on_the_alternate_stack, close_all),
+      cmocka_unit_test_teardown(seccomp_may_refuse_what_is_not_needed, close_all),
+      cmocka_unit_test_teardown(a_guest_may_change_its_mode, close_all),
       cmocka_unit_test_teardown(several_executors_in_a_thread, close_all),
       cmocka_unit_test_teardown(threads, close_all),
       cmocka_unit_test_teardown(handed_from_thread_to_thread, close_all),
       cmocka_unit_test_teardown(fork_makes_it_the_childs, close_all),
       cmocka_unit_test_teardown(addresses, close_all),
+      cmocka_unit_test_teardown(the_growing_stack_does_not_fault, close_all),
       cmocka_unit_test_teardown(a_taken_address_is_an_error, close_all),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
