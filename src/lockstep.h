@@ -351,7 +351,7 @@ ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_erro
 typedef enum ls_stop_kind {
   LS_STOP_EXIT,    /* left the program over a link */
   LS_STOP_FAULT,   /* a fault or trap; signal, code, address */
-  LS_STOP_SYSCALL, /* was about to make a system call, which was not made; number */
+  LS_STOP_SYSCALL, /* was about to make a system call (or vsyscall), which was not made; number */
   LS_STOP_FUEL,    /* out of fuel, on the link `instruction`, `part` */
   LS_STOP_STEPS,   /* executed as many instructions as were asked for */
   LS_STOP_TIMEOUT, /* used up its CPU time */
@@ -373,8 +373,11 @@ typedef struct ls_stop {
 
 /* What a run can touch beyond what every run loads and stores. */
 enum {
-  LS_USES_X87 = 1,     /* x87 or MMX registers; about 200 ns more in thread */
-  LS_TOUCHED_FS_GS = 2 /* (outcome of the reference only) it met the poisoned FS or GS base, or changed one */
+  LS_USES_X87 = 1, /* x87 or MMX registers; about 200 ns more in thread */
+  /* (outcome of the reference only) it met the poisoned FS or GS base, or changed one */
+  LS_TOUCHED_FS_GS = 2,
+  /* (outcome of the reference only) it met the vsyscall page or the inside of the gate */
+  LS_TOUCHED_FOREIGN = 4
 };
 
 typedef struct ls_run ls_run;
@@ -399,7 +402,7 @@ struct ls_run {
 typedef struct ls_outcome {
   ls_state state; /* as captured, not canonical. rip: at an exit point or out of fuel its address */
   ls_stop stop;
-  uint32_t touched; /* reference: LS_USES_X87 if x87 state is not as at the start, LS_TOUCHED_FS_GS */
+  uint32_t touched; /* reference: LS_USES_X87 if x87 state is not as at the start, LS_TOUCHED_… */
   uint32_t reserved;
 } ls_outcome;
 

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,14 +23,16 @@ enum { CODE, DATA, CONSTANTS, STACK };
 static ls_layout layout;
 static uint64_t host_address; /* of something in this process */
 
-#define D     (layout.windows[DATA].address)
-#define C     (layout.windows[CONSTANTS].address)
-#define C_TF  (C + 64) /* an RFLAGS image with TF */
-#define S     (layout.windows[STACK].address)
-#define X     (layout.windows[CODE].address)
-#define X_END (X + layout.windows[CODE].size)
-#define G     (layout.gate)
-#define HOST  host_address
+#define D        (layout.windows[DATA].address)
+#define C        (layout.windows[CONSTANTS].address)
+#define C_TF     (C + 64) /* an RFLAGS image with TF */
+#define S        (layout.windows[STACK].address)
+#define X        (layout.windows[CODE].address)
+#define X_END    (X + layout.windows[CODE].size)
+#define G        (layout.gate)
+#define INNER    (G ^ 0x1000000000)
+#define VSYSCALL 0xffffffffff600000
+#define HOST     host_address
 
 /* ---- Helpers ------------------------------------------------------------------------------------------ */
 
@@ -155,6 +158,60 @@ static void test_int_0x80(void **state) {
     check_number("int 0x80", "signal", SIGSEGV, (unsigned)outcome.stop.signal);
 }
 
+/* Wherever the inside of the gate is entered but at its first byte, no outcome passes for a clean one. */
+static void test_inside_of_gate(void **state) {
+  fixture *f = *state;
+  static ls_state s;
+  static ls_outcome outcome;
+  load(f, "\xff\xe3", 2); /* jmp rbx */
+  for (uint64_t at = 1; at < 0x400; at++)
+    for (uint64_t steps = 0; steps <= 1000; steps += 1000) {
+      start_state(&s);
+      s.gpr[LS_RBX] = INNER + at;
+      s.gpr[LS_R12] = D;
+      run_ok(f, &(ls_run){.state = &s, .limit_ms = 50, .steps = steps}, &outcome);
+      if (!(outcome.touched & LS_TOUCHED_FOREIGN) && outcome.stop.kind == LS_STOP_EXIT)
+        fail_msg("entered at %#x: a clean exit", (unsigned)at);
+    }
+}
+
+/* Calls to the vsyscall page end the run, before they write anything. Where the kernel has no such page they
+ * fault there; where it has no seccomp they are made. */
+static void test_vsyscalls(void **state) {
+  fixture *f = *state;
+  static ls_state s;
+  static ls_outcome outcome;
+  static const uint8_t zeros[64];
+  static const struct {
+    uint64_t address, number;
+  } calls[] = {{VSYSCALL, SYS_gettimeofday}, {VSYSCALL + 0x400, SYS_time}, {VSYSCALL + 0x800, SYS_getcpu}};
+  load(f, "\xff\xd0\x90", 3); /* call rax */
+  for (unsigned i = 0; i < 2 * sizeof calls / sizeof *calls; i++) {
+    start_state(&s);
+    s.gpr[LS_RAX] = calls[i / 2].address, s.gpr[LS_RDI] = D, s.gpr[LS_RSI] = D + 32;
+    run_ok(f, &(ls_run){.state = &s, .steps = i % 2 * 10}, &outcome);
+    check_number("vsyscall", "touched", LS_TOUCHED_FOREIGN, outcome.touched);
+    assert_memory_equal(ls_executor_memory(f->executor, DATA), zeros, sizeof zeros);
+    if (outcome.stop.kind == LS_STOP_FAULT) {
+      check_number("vsyscall", "rip", s.gpr[LS_RAX], outcome.state.rip);
+      continue;
+    }
+    check_number("vsyscall", "kind", LS_STOP_SYSCALL, outcome.stop.kind);
+    check_number("vsyscall", "number", calls[i / 2].number, outcome.stop.number);
+    check_number("vsyscall", "rip", X + 2, outcome.state.rip);
+    assert_int_equal(outcome.stop.instruction, 0);
+  }
+  start_state(&s);
+  s.gpr[LS_RAX] = VSYSCALL + 0x10; /* none of them */
+  run_ok(f, &(ls_run){.state = &s}, &outcome);
+  check_number("vsyscall", "kind", LS_STOP_FAULT, outcome.stop.kind);
+  check_number("vsyscall", "touched", LS_TOUCHED_FOREIGN, outcome.touched);
+  load(f, "\x90", 1);
+  run_ok(f, &(ls_run){.state = &s}, &outcome);
+  check_number("after vsyscalls", "kind", LS_STOP_EXIT, outcome.stop.kind);
+  check_number("after vsyscalls", "touched", 0, outcome.touched);
+}
+
 /* ---- Stepping ----------------------------------------------------------------------------------------- */
 
 typedef struct trace {
@@ -201,7 +258,7 @@ static void test_steps(void **state) {
 static int is_allowed(uint64_t from, uint64_t to, const char *line) {
   if (strstr(line, "[vsyscall]"))
     return 1;
-  if (from >= G && to <= G + LS_GATE_SIZE)
+  if ((from >= G && to <= G + LS_GATE_SIZE) || (from >= INNER && to <= INNER + LS_GATE_SIZE))
     return 1;
   for (uint32_t i = 0; i < layout.window_count; i++) {
     const ls_window *w = &layout.windows[i];
@@ -388,6 +445,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       WITH_EXECUTOR(test_stops),
       WITH_EXECUTOR(test_int_0x80),
+      WITH_EXECUTOR(test_inside_of_gate),
+      WITH_EXECUTOR(test_vsyscalls),
       WITH_EXECUTOR(test_steps),
       WITH_EXECUTOR(test_child_is_bare),
       WITH_EXECUTOR(test_signals_from_outside),

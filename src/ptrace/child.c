@@ -76,7 +76,7 @@ BARE static void wait_for_go(const uint32_t *go) {
       leave(CHILD_NOT_TRACED);
 }
 
-BARE static void map_gate(uint64_t gate, int fd) {
+BARE static void map_inner(uint64_t inner, int fd) {
   static const struct {
     uint64_t from, to;
     int protection;
@@ -84,7 +84,7 @@ BARE static void map_gate(uint64_t gate, int fd) {
                {GATE_IN, GATE_OUT, PROT_READ},
                {GATE_OUT, GATE_END, PROT_READ | PROT_WRITE}};
   for (unsigned i = 0; i < sizeof parts / sizeof parts[0]; i++)
-    if (call(SYS_mmap, gate + parts[i].from, parts[i].to - parts[i].from, (uint64_t)parts[i].protection,
+    if (call(SYS_mmap, inner + parts[i].from, parts[i].to - parts[i].from, (uint64_t)parts[i].protection,
              MAP_SHARED | MAP_FIXED | MAP_POPULATE, (uint64_t)fd, parts[i].from) < 0)
       leave(CHILD_NO_GATE);
 }
@@ -99,11 +99,12 @@ BARE static void child_main(const child_setup *setup) {
   reset_signals();
   call(SYS_setrlimit, RLIMIT_CORE, (uint64_t)&none, 0, 0, 0, 0);
   call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0);
+  call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); /* lets it install a seccomp filter */
   call(SYS_prctl, PR_SET_NAME, (uint64_t) "lockstep-guest", 0, 0, 0, 0);
   wait_for_go(setup->go);
   close_all_but((uint64_t)setup->gate_fd, (uint64_t)setup->guest_fd);
-  map_gate(setup->gate, setup->gate_fd);
-  register uint64_t calls __asm__("r12") = setup->gate + GATE_OUT;
+  map_inner(setup->inner, setup->gate_fd);
+  register uint64_t calls __asm__("r12") = setup->inner + GATE_OUT;
   __asm__ volatile("jmp *%0" : : "r"(setup->start), "r"(calls) : "memory");
   __builtin_unreachable();
 }

@@ -9,7 +9,7 @@ typedef struct child_setup {
   pid_t parent;
   int gate_fd, guest_fd; /* the descriptors to keep */
   const uint32_t *go;    /* shared: becomes 1 once the child is traced */
-  uint64_t gate;         /* where the gate area goes */
+  uint64_t inner;        /* where the stub and its data go */
   uint64_t start;        /* the stub's start-up code in it */
 } child_setup;
 

@@ -27,12 +27,32 @@
 /* linux/ptrace.h and sys/ptrace.h do not go together, and old ones of the latter lack these. */
 #define REQUEST_SYSEMU ((enum __ptrace_request)31)
 
+/* The page of calls at a fixed address that the kernel offers every process (arch/x86/entry/vsyscall): it
+ * cannot be unmapped, and what is called there runs in the kernel without a system call of the guest's. */
+#define VSYSCALL_PAGE UINT64_C(0xffffffffff600000)
+
+/* In out->rsp until the way out stores RSP there, as its first instruction: not canonical, and no pattern
+ * that a program likes. The upper half tells; a jump past the REX prefix stores the lower one. */
+#define NOT_STORED UINT64_C(0x5bd1e995c2b2ae3d)
+
 enum { XSAVE_HEADER_AT = 512, XSAVE_AREA_MIN = 576, NEAR_POISON_SHIFT = 32 };
 
 /* ---- Until something ends the run --------------------------------------------------------------------- */
 
 static bool is_fault_signal(int number) {
   return number == SIGSEGV || number == SIGBUS || number == SIGILL || number == SIGFPE || number == SIGTRAP;
+}
+
+/* A vsyscall meets the child's seccomp filter (emulate_vsyscall in arch/x86/entry/vsyscall/vsyscall_64.c asks
+ * it, and on SECCOMP_RET_TRAP returns to the caller without having done the call). True if that is what the
+ * signal is about. System calls proper never get there: under PTRACE_SYSEMU they stop before seccomp and are
+ * over with that (kernel/entry/common.c, syscall_trace_enter). */
+static bool is_vsyscall(ptrace_executor *x) {
+  enum { FROM_SECCOMP = 1 }; /* SYS_SECCOMP, asm-generic/siginfo.h */
+  if (ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) != 0 || x->info.si_code != FROM_SECCOMP)
+    return false;
+  x->vsyscall = x->foreign = true;
+  return true;
 }
 
 /* The tick: true once the time limit is used up. A child that is in the stub goes on, since it leaves at once
@@ -46,7 +66,7 @@ static bool out_of_time(ptrace_executor *x) {
   }
   uint64_t rip =
       (uint64_t)ptrace(PTRACE_PEEKUSER, x->child.pid, offsetof(struct user_regs_struct, rip), NULL);
-  return rip - x->child.gate >= GATE_IN;
+  return rip - x->child.inner >= GATE_IN;
 }
 
 run_event executor_resume(ptrace_executor *x, int request) {
@@ -67,6 +87,8 @@ run_event executor_resume(ptrace_executor *x, int request) {
     case WAIT_SIGNAL:
       if (report.signal == SIGVTALRM && out_of_time(x))
         return RUN_TIMEOUT;
+      if (report.signal == SIGSYS && is_vsyscall(x))
+        return RUN_SYSCALL;
       /* Codes above 0 are the kernel's own: a fault. Others were sent by someone, and are suppressed. */
       if (is_fault_signal(report.signal) && ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) == 0 &&
           x->info.si_code > 0)
@@ -91,6 +113,14 @@ ls_status executor_bad_state(ls_error *error, const char *what) {
   return error_set(error, LS_ERR_STATE, 0, LS_NONE, "the CPU does not load this state: %s", what);
 }
 
+static bool in_inner(const ptrace_executor *x, uint64_t address) {
+  return address - x->child.inner < LS_GATE_SIZE;
+}
+
+static bool is_foreign(const ptrace_executor *x, uint64_t address) {
+  return in_inner(x, address) || address - VSYSCALL_PAGE < LS_PAGE;
+}
+
 bool executor_capture(ptrace_executor *x, ls_state *state) {
   if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
     return false;
@@ -103,6 +133,10 @@ bool executor_capture(ptrace_executor *x, ls_state *state) {
   }
   xsave_read(x->area, present, state);
   regs_to_state(&x->regs, state);
+  if (state->rip == x->child.inner)
+    state->rip = x->child.gate;
+  else
+    x->foreign |= is_foreign(x, state->rip);
   return true;
 }
 
@@ -129,6 +163,8 @@ static void finish(ptrace_executor *x, const ls_run *run, ls_outcome *outcome) {
     x87_copy(&outcome->state, run->state);
   if (regs_fs_gs_changed(&x->regs, x->gs_base) || fault_through_fs_gs(x, outcome))
     outcome->touched |= LS_TOUCHED_FS_GS;
+  if (x->foreign || (outcome->stop.signal == SIGSEGV && in_inner(x, outcome->stop.address)))
+    outcome->touched |= LS_TOUCHED_FOREIGN;
   outcome->reserved = 0;
 }
 
@@ -143,8 +179,10 @@ ls_status executor_stopped(ptrace_executor *x, const ls_run *run, ls_stop_kind k
     outcome->stop.code = x->info.si_code;
     outcome->stop.address = (uint64_t)x->info.si_addr;
   } else if (kind == LS_STOP_SYSCALL) {
-    outcome->stop.number = x->regs.orig_rax;
-    outcome->state.gpr[LS_RAX] = x->regs.orig_rax;
+    /* After a vsyscall RAX is its number already, and what the guest had there is lost. */
+    uint64_t number = x->vsyscall ? (uint64_t)x->info.si_syscall : x->regs.orig_rax;
+    outcome->stop.number = number;
+    outcome->state.gpr[LS_RAX] = number;
   }
   finish(x, run, outcome);
   return LS_OK;
@@ -159,6 +197,8 @@ static ls_status left(ptrace_executor *x, const ls_run *run, ls_outcome *outcome
   gate_get(out, x->base.vectors, &outcome->state);
   outcome->state.gpr[LS_RAX] = x->regs.orig_rax;
   outcome->state.rip = x->child.gate;
+  if (out->rsp >> 32 == NOT_STORED >> 32) /* entered in its middle */
+    x->foreign = true;
   set_stop(outcome, LS_STOP_EXIT);
   finish(x, run, outcome);
   if (x->child.in->fsgsbase && (out->fsbase != POISON_FS || out->gsbase != x->gs_base))
@@ -181,6 +221,7 @@ static void keep_x87_pointers(ptrace_executor *x) {
 bool executor_enter(ptrace_executor *x, const ls_run *run, uint64_t entry, uint64_t way_in, uint64_t rsp) {
   gate_put(x->child.in, run->state, entry, x->base.vectors);
   keep_x87_pointers(x);
+  x->child.out->rsp = NOT_STORED;
   struct user_regs_struct *regs = &x->regs;
   regs_from_state(run->state, x->gs_base, regs);
   regs->rip = way_in;
@@ -193,7 +234,7 @@ bool executor_enter(ptrace_executor *x, const ls_run *run, uint64_t entry, uint6
 
 static ls_status run_through(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome,
                              ls_error *error) {
-  uint64_t frame = x->child.gate + GATE_IN + GATE_FRAME;
+  uint64_t frame = x->child.inner + GATE_IN + GATE_FRAME;
   if (!executor_enter(x, run, entry, x->child.load, frame))
     return executor_lost(x, error);
   run_event event = executor_resume(x, REQUEST_SYSEMU);
@@ -202,12 +243,12 @@ static ls_status run_through(ptrace_executor *x, const ls_run *run, uint64_t ent
   if (event == RUN_SYSCALL) {
     if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
       return executor_lost(x, error);
-    if (x->regs.rip == x->left)
+    if (x->regs.rip == x->left && !x->vsyscall)
       return left(x, run, outcome);
   }
   if (!executor_capture(x, &outcome->state))
     return executor_lost(x, error);
-  if (event == RUN_FAULT && executor_in_load(x))
+  if (event == RUN_FAULT && executor_in_load(x) && x->regs.rsp == frame)
     return executor_bad_state(error, x->info.si_signo == SIGSEGV ? "a selector or reserved MXCSR bits"
                                                                  : strsignal(x->info.si_signo));
   return executor_stopped(x, run, executor_stop_kind(event), outcome);
@@ -249,6 +290,7 @@ static ls_status ptrace_run(ls_executor *executor, const ls_run *run, uint64_t e
   }
   /* The timer is periodic and may be about to strike: one tick more, so that the limit is a lower bound. */
   uint32_t tick = executor->options.tick_ms;
+  x->foreign = x->vsyscall = false;
   x->ticks_left = run->limit_ms / tick + (run->limit_ms % tick != 0);
   return run->steps ? executor_run_steps(x, run, entry, outcome, error)
                     : run_through(x, run, entry, outcome, error);

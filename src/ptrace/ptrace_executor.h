@@ -16,6 +16,8 @@ typedef struct ptrace_executor {
   uint64_t ss;         /* selector that the child's stub runs with */
   uint64_t gs_base;    /* of the guest: 0 or POISON_GS */
   uint32_t ticks_left; /* of CPU time in this run */
+  bool foreign;        /* this run met what is not the guest's: LS_TOUCHED_FOREIGN */
+  bool vsyscall;       /* this run ended in a call to the vsyscall page; x->info is its SIGSYS */
   uint8_t *area;       /* for PTRACE_GETREGSET */
   size_t area_size;
   struct user_regs_struct regs; /* last read or written */
@@ -23,7 +25,7 @@ typedef struct ptrace_executor {
 } ptrace_executor;
 
 typedef enum run_event {
-  RUN_SYSCALL, /* the guest's or the stub's own */
+  RUN_SYSCALL, /* the guest's or the stub's own, or a call to the vsyscall page (x->vsyscall) */
   RUN_FAULT,   /* x->info tells which; a trap after a single step too */
   RUN_TIMEOUT,
   RUN_LOST /* no child any more, or not this thread's */
@@ -42,7 +44,8 @@ bool executor_enter(ptrace_executor *x, const ls_run *run, uint64_t entry, uint6
 /* Is x->regs' RIP in the way in: a fault there is a state that the CPU refuses. */
 bool executor_in_load(const ptrace_executor *x);
 
-/* Reads the whole state by ptrace, x->regs too; false if the child is lost. */
+/* Reads the whole state by ptrace, x->regs too; false if the child is lost. Notes whether RIP is where it has
+ * no business; at the inner gate's first byte the state's is the gate's, whose jump led there. */
 bool executor_capture(ptrace_executor *x, ls_state *state);
 
 /* Completes the outcome of a run that did not end by leaving; outcome->state is what executor_capture read.

@@ -59,7 +59,7 @@ static void correct_trap_flag(stepper *s, bool loaded) {
 /* Brings the child to the first instruction, general registers and all. */
 static ls_status go_to_entry(stepper *s, uint64_t entry, ls_error *error) {
   ptrace_executor *x = s->x;
-  uint64_t flags = x->child.gate + GATE_IN + GATE_STEP_FLAGS;
+  uint64_t flags = x->child.inner + GATE_IN + GATE_STEP_FLAGS;
   if (!executor_enter(x, s->run, entry, x->child.step, flags))
     return executor_lost(x, error);
   run_event event = executor_resume(x, REQUEST_SYSEMU);

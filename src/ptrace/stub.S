@@ -1,9 +1,9 @@
-/* Code that runs in the reference child at layout.gate. It is data to the process that links it: copied into
+/* Code that runs in the reference child at gate_inner(layout.gate). It is data to the process that links it: copied into
  * the gate's memfd, where it finds its own data at fixed distances (stub.h).
  *
  * Three parts, none of which returns:
  *
- *   exit   void at_gate(void): entered by the guest's jump to the gate's first byte. Stores what the tracer
+ *   exit   void at_gate(void): entered through the gate page's jump. Stores what the tracer
  *          cannot see afterwards or reads faster from shared memory:
  *            out->rsp = rsp; out->rcx = rcx; out->r11 = r11; out->fx = fxsave(); out->zmm/k = ...; bases; syscall;
  *          Moves only: no flag and no stack is touched. AC may be set, so every access is aligned. The
@@ -53,13 +53,13 @@
   .balign 64
 label tracee_stub_begin
 stub: /* local, so that distances need no relocation */
+  mov %rsp, OUT(GATE_RSP) /* here alone: tells an exit from a jump to anywhere else in here */
   jmp *IN(GATE_EXIT_TARGET)
 
 /* ---- exit --------------------------------------------------------------------------------------------- */
 
 /* RSP first: the kernel does not return to a non-canonical one, should anything enter it from here. */
   .macro save_scalar
-  mov %rsp, OUT(GATE_RSP)
   mov IN(GATE_SAFE_RSP), %rsp
   mov %rcx, OUT(GATE_RCX)
   mov %r11, OUT(GATE_R11)

@@ -1,9 +1,13 @@
-/* The gate area of the reference child: what lies at layout.gate there. One memfd, aliased in the tracer.
+/* The gate of the reference child. One memfd, aliased in the tracer, of which the child maps at
+ * inner = gate_inner(layout.gate):
  *
- *   gate + GATE_CODE  the stub (stub.S), read-execute; its first byte is where guest code jumps to leave
- *   gate + GATE_IN    what the tracer hands in: struct gate_in, read-only in the child
- *   gate + GATE_OUT   what the stub hands out: struct gate_out; while the child starts up, its list of
- *                     system calls: struct stub_call[STUB_CALLS_MAX]
+ *   inner + GATE_CODE  the stub (stub.S), read-execute; the gate page's jump leads to its first byte
+ *   inner + GATE_IN    what the tracer hands in: struct gate_in, read-only in the child
+ *   inner + GATE_OUT   what the stub hands out: struct gate_out; while the child starts up, its list of
+ *                      system calls: struct stub_call[STUB_CALLS_MAX]
+ *
+ * and at layout.gate what the memfd holds at GATE_PAGE: the page that is the same in every executor
+ * (gate_page_write), read-execute. The rest of LS_GATE_SIZE at both places is without access.
  *
  * Internal to src/ptrace. Included by assembly and C. */
 #ifndef LOCKSTEP_PTRACE_STUB_H
@@ -12,7 +16,9 @@
 #define GATE_CODE 0x0000
 #define GATE_IN   0x1000
 #define GATE_OUT  0x2000
-#define GATE_END  0x3000
+#define GATE_END  0x3000 /* of what lies at inner */
+#define GATE_PAGE 0x3000
+#define GATE_FILE 0x4000 /* bytes of the memfd */
 
 /* Offsets in both gate_in and gate_out. */
 #define GATE_ZMM 0
@@ -43,6 +49,7 @@
 
 #ifndef __ASSEMBLER__
 
+#include <linux/filter.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/time.h>
@@ -60,6 +67,8 @@ typedef struct gate_in {
   uint32_t go;            /* futex: 1 once the child is traced */
   uint64_t no_signals;    /* an empty kernel sigset_t */
   struct itimerval timer; /* for ITIMER_VIRTUAL */
+  struct sock_filter trap_all;
+  struct sock_fprog filter; /* trap_all, at its address in the child */
 } gate_in;
 
 typedef struct gate_out {
@@ -102,7 +111,7 @@ _Static_assert(offsetof(stub_call, argument) == CALL_ARGUMENT, "CALL_ARGUMENT");
 _Static_assert(offsetof(stub_call, may_fail) == CALL_MAY_FAIL, "CALL_MAY_FAIL");
 _Static_assert(sizeof(stub_call) == CALL_SIZE, "CALL_SIZE");
 
-/* The stub's bytes, to be copied to gate + GATE_CODE; they are position independent within the gate area and
+/* The stub's bytes, to be copied to GATE_CODE; they are position independent within the gate area and
  * never run where they are linked. Labels in them, by which the tracer tells stops apart: */
 extern const uint8_t tracee_stub_begin[], tracee_stub_end[];
 extern const uint8_t tracee_stub_start[];  /* way into start-up; r12 = the list of calls */

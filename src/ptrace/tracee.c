@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/futex.h>
+#include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -19,6 +20,7 @@
 #include "child.h"
 #include "cpu.h"
 #include "error.h"
+#include "executor.h"
 #include "wait.h"
 
 enum {
@@ -34,10 +36,18 @@ enum {
 #define RSEQ_UNREGISTER 1u
 
 uint64_t tracee_label(const tracee *child, const uint8_t *label) {
-  return child->gate + (uint64_t)(label - tracee_stub_begin);
+  return child->inner + (uint64_t)(label - tracee_stub_begin);
 }
 
 /* ---- The gate area ------------------------------------------------------------------------------------ */
+
+/* A seccomp filter that lets nothing through, for calls to the vsyscall page: they do not stop under
+ * PTRACE_SYSEMU, and write where the guest says. */
+static void make_filter(gate_in *in, uint64_t address) {
+  in->trap_all = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP);
+  in->filter.len = 1;
+  in->filter.filter = (struct sock_filter *)(address + offsetof(gate_in, trap_all));
+}
 
 static void choose_variants(tracee *child, ls_vectors vectors) {
   const uint8_t *load, *step, *leave;
@@ -57,11 +67,11 @@ static void choose_variants(tracee *child, ls_vectors vectors) {
 }
 
 ls_status tracee_open(tracee *child, const sandbox *box, ls_vectors vectors, ls_error *error) {
-  *child = (tracee){.fd = -1, .gate = box->layout.gate};
+  *child = (tracee){.fd = -1, .gate = box->layout.gate, .inner = gate_inner(box->layout.gate)};
   int fd = memfd_create("lockstep-gate", MFD_CLOEXEC);
   void *alias = MAP_FAILED;
-  if (fd >= 0 && ftruncate(fd, GATE_END) == 0)
-    alias = mmap(NULL, GATE_END, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (fd >= 0 && ftruncate(fd, GATE_FILE) == 0)
+    alias = mmap(NULL, GATE_FILE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   if (alias == MAP_FAILED) {
     int saved = errno;
     if (fd >= 0)
@@ -73,15 +83,17 @@ ls_status tracee_open(tracee *child, const sandbox *box, ls_vectors vectors, ls_
   child->in = (gate_in *)(child->alias + GATE_IN);
   child->out = (gate_out *)(child->alias + GATE_OUT);
   memcpy(child->alias + GATE_CODE, tracee_stub_begin, (size_t)(tracee_stub_end - tracee_stub_begin));
+  gate_page_write(child->alias + GATE_PAGE, child->gate);
   child->in->fsgsbase = cpu()->fsgsbase;
-  child->in->safe_rsp = child->gate + GATE_END;
+  make_filter(child->in, child->inner + GATE_IN);
+  child->in->safe_rsp = child->inner + GATE_END;
   choose_variants(child, vectors);
   return LS_OK;
 }
 
 void tracee_close(tracee *child) {
   if (child->alias)
-    munmap(child->alias, GATE_END);
+    munmap(child->alias, GATE_FILE);
   if (child->fd >= 0)
     close(child->fd);
   *child = (tracee){.fd = -1};
@@ -150,7 +162,7 @@ static const char *call_name(uint64_t number) {
 /* A call of the start-up list failed: which, and for which window. */
 static ls_status call_failed(const tracee *child, const sandbox *box, const struct user_regs_struct *regs,
                              ls_error *error) {
-  uint64_t index = (regs->r12 - child->gate - GATE_OUT) / sizeof(stub_call);
+  uint64_t index = (regs->r12 - child->inner - GATE_OUT) / sizeof(stub_call);
   const stub_call *call = (const stub_call *)child->out + index % STUB_CALLS_MAX;
   int number = (int)-(int64_t)regs->rax;
   uint32_t window = sandbox_window(box, call->argument[0], 1);
@@ -182,25 +194,39 @@ static void add_call(stub_call **next, uint64_t number, uint64_t a, uint64_t b, 
   *(*next)++ = (stub_call){.number = number, .argument = {a, b, c, d, e, f}};
 }
 
+/* A mapping without access, as the guard pages of windows are. */
+static void add_guard(stub_call **next, uint64_t address, uint64_t size) {
+  add_call(next, SYS_mmap, address, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+           UINT64_MAX, 0);
+}
+
+static void list_gate(stub_call **next, const tracee *child) {
+  add_guard(next, child->gate, LS_GATE_SIZE);
+  add_call(next, SYS_mmap, child->gate, LS_PAGE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
+           (uint64_t)child->fd, GATE_PAGE);
+  add_guard(next, child->inner + GATE_END, LS_GATE_SIZE - GATE_END);
+}
+
 /* What the stub does: room for the registration of rseq first (a memory area of the C library, to which the
- * kernel writes at every preemption, and kills if it cannot), then the address space, descriptors, timer.
+ * kernel writes at every preemption, and kills if it cannot), then the address space, descriptors, timer, and
+ * last the filter, after which no call works.
  * Windows are populated: a first touch would enter the kernel, which does not return to a non-canonical RSP.
  */
 static void list_calls(const tracee *child, const sandbox *box) {
   stub_call *next = (stub_call *)child->out;
-  uint64_t gate_end = child->gate + GATE_END, in = child->gate + GATE_IN;
+  uint64_t inner_end = child->inner + GATE_END, in = child->inner + GATE_IN;
   add_call(&next, SYS_getpid, 0, 0, 0, 0, 0, 0);
   add_call(&next, SYS_rt_sigprocmask, SIG_SETMASK, in + offsetof(gate_in, no_signals), 0, 8, 0, 0);
-  add_call(&next, SYS_munmap, 0, child->gate, 0, 0, 0, 0);
-  add_call(&next, SYS_munmap, gate_end, USER_END - gate_end, 0, 0, 0, 0);
+  add_call(&next, SYS_munmap, 0, child->inner, 0, 0, 0, 0);
+  add_call(&next, SYS_munmap, inner_end, USER_END - inner_end, 0, 0, 0, 0);
   add_call(&next, SYS_munmap, USER_END, USER_END_5 - USER_END, 0, 0, 0, 0);
   next[-1].may_fail = 1; /* EINVAL with four-level paging: there are no such addresses */
+  list_gate(&next, child);
   sandbox_mapping maps[SANDBOX_MAPPINGS_MAX];
   uint32_t count = sandbox_mappings(box, maps);
   for (uint32_t i = 0; i < count; i++)
     if (maps[i].guard)
-      add_call(&next, SYS_mmap, maps[i].address, maps[i].size, PROT_NONE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, UINT64_MAX, 0);
+      add_guard(&next, maps[i].address, maps[i].size);
     else
       add_call(&next, SYS_mmap, maps[i].address, maps[i].size, (uint64_t)maps[i].protection,
                MAP_SHARED | MAP_FIXED | (maps[i].size <= POPULATE_MAX ? MAP_POPULATE : 0), (uint64_t)box->fd,
@@ -208,10 +234,13 @@ static void list_calls(const tracee *child, const sandbox *box) {
   add_call(&next, SYS_close, (uint64_t)box->fd, 0, 0, 0, 0, 0);
   add_call(&next, SYS_close, (uint64_t)child->fd, 0, 0, 0, 0, 0);
   add_call(&next, SYS_setitimer, ITIMER_VIRTUAL, in + offsetof(gate_in, timer), 0, 0, 0, 0);
+  add_call(&next, SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+           in + offsetof(gate_in, filter), 0, 0, 0);
+  next[-1].may_fail = 1; /* without it (CONFIG_SECCOMP_FILTER, Linux 4.17) vsyscalls are not stopped */
   add_call(&next, STUB_CALL_END, 0, 0, 0, 0, 0, 0);
 }
 
-_Static_assert(SANDBOX_MAPPINGS_MAX + 9 <= STUB_CALLS_MAX, "the longest list of calls fits");
+_Static_assert(SANDBOX_MAPPINGS_MAX + 13 <= STUB_CALLS_MAX, "the longest list of calls fits");
 
 /* Where the C library registered rseq, if the kernel is too old to be asked (glibc 2.35 and later). */
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
@@ -299,7 +328,7 @@ ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_e
                        .gate_fd = child->fd,
                        .guest_fd = box->fd,
                        .go = &child->in->go,
-                       .gate = child->gate,
+                       .inner = child->inner,
                        .start = tracee_label(child, tracee_stub_start)};
   child->tracer = (pid_t)syscall(SYS_gettid);
   pid_t pid = fork_child(&setup);
