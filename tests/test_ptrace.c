@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,7 +14,7 @@
 #include "processes.h"
 #include "raw.h"
 
-enum { SLOT = 7 };
+enum { SLOT = 7, SKIPPED = TEST_SKIPPED, CALL_MSEAL = 462 };
 enum { CODE, DATA, CONSTANTS, STACK };
 
 #define ANYWHERE    UINT64_MAX
@@ -255,9 +256,22 @@ static void test_steps(void **state) {
 
 /* ---- The child ---------------------------------------------------------------------------------------- */
 
+/* Has the kernel sealed mappings of this process (CONFIG_MSEAL_SYSTEM_MAPPINGS)? Nobody else has here. */
+static int has_seals(void) {
+  char line[512];
+  int sealed = 0;
+  FILE *maps = fopen("/proc/self/smaps", "r");
+  while (fgets(line, sizeof line, maps))
+    sealed |= strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " sl") != NULL;
+  fclose(maps);
+  return sealed;
+}
+
 static int is_allowed(uint64_t from, uint64_t to, const char *line) {
   if (strstr(line, "[vsyscall]"))
     return 1;
+  if (strstr(line, "[vdso]") || strstr(line, "[vvar"))
+    return has_seals();
   if ((from >= G && to <= G + LS_GATE_SIZE) || (from >= INNER && to <= INNER + LS_GATE_SIZE))
     return 1;
   for (uint32_t i = 0; i < layout.window_count; i++) {
@@ -425,6 +439,49 @@ static void test_fork(void **state) {
   assert_true(works(f, 5));
 }
 
+static int seal(const char *name) {
+  char line[512];
+  unsigned long from, to;
+  FILE *maps = fopen("/proc/self/maps", "r");
+  int sealed = 0;
+  while (fgets(line, sizeof line, maps))
+    if (strstr(line, name) && sscanf(line, "%lx-%lx", &from, &to) == 2)
+      sealed |= syscall(CALL_MSEAL, from, to - from, 0) == 0;
+  fclose(maps);
+  return sealed;
+}
+
+/* In a process of its own: seals last. 0: as expected; 77: the kernel cannot seal. */
+static int with_seals(void) {
+  ls_executor *executor = NULL;
+  ls_error error = {0};
+  if (!seal("[vdso]") || !seal("[vvar"))
+    return SKIPPED;
+  if (ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error))
+    return 1;
+  ls_executor_destroy(executor);
+  void *own = mmap(NULL, LS_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (syscall(CALL_MSEAL, own, LS_PAGE, 0) != 0)
+    return 2;
+  if (ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error) != LS_ERR_NO_REFERENCE)
+    return 3;
+  return strstr(error.text, "mseal") ? 0 : 4;
+}
+
+/* What the kernel has sealed stays in the child; what the host has sealed must not. */
+static void test_sealed(void **state) {
+  (void)state;
+  pid_t pid = fork();
+  if (pid == 0)
+    _exit(with_seals());
+  int status;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_true(WIFEXITED(status));
+  if (WEXITSTATUS(status) == SKIPPED)
+    skip(); /* before Linux 6.10 */
+  assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void test_destroy_leaves_nothing(void **state) {
   (void)state;
   pid_t pid = 0;
@@ -453,6 +510,7 @@ int main(void) {
       WITH_EXECUTOR(test_killed_child),
       WITH_EXECUTOR(test_wrong_thread),
       WITH_EXECUTOR(test_fork),
+      cmocka_unit_test(test_sealed),
       cmocka_unit_test(test_destroy_leaves_nothing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

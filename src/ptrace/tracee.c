@@ -26,7 +26,8 @@
 enum {
   START_MS = 10000,
   END_MS = 5000,
-  POPULATE_MAX = 4 << 20 /* bytes: larger windows are filled as they are touched */
+  POPULATE_MAX = 4 << 20, /* bytes: larger windows are filled as they are touched */
+  KEPT_MAX = 2            /* spans that stay in the child */
 };
 
 #define USER_END        0x7ffffffff000u   /* of the addresses that mmap gives without being asked for more */
@@ -160,11 +161,17 @@ static const char *call_name(uint64_t number) {
 }
 
 /* A call of the start-up list failed: which, and for which window. */
-static ls_status call_failed(const tracee *child, const sandbox *box, const struct user_regs_struct *regs,
+static ls_status call_failed(tracee *child, const sandbox *box, const struct user_regs_struct *regs,
                              ls_error *error) {
   uint64_t index = (regs->r12 - child->inner - GATE_OUT) / sizeof(stub_call);
   const stub_call *call = (const stub_call *)child->out + index % STUB_CALLS_MAX;
   int number = (int)-(int64_t)regs->rax;
+  child->sealed = call->number == SYS_munmap && number == EPERM; /* nothing else refuses (mseal(2)) */
+  if (child->sealed)
+    return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
+                     "no reference: memory of this process above %#" PRIx64 " is sealed (mseal), so that it "
+                     "cannot be taken away from the child",
+                     call->argument[0]);
   uint32_t window = sandbox_window(box, call->argument[0], 1);
   bool window_map = call->number == SYS_mmap && window != LS_NONE;
   return error_set(error, window_map ? LS_ERR_ADDRESS : LS_ERR_NO_REFERENCE, number,
@@ -194,6 +201,57 @@ static void add_call(stub_call **next, uint64_t number, uint64_t a, uint64_t b, 
   *(*next)++ = (stub_call){.number = number, .argument = {a, b, c, d, e, f}};
 }
 
+typedef struct span {
+  uint64_t from, to;
+} span;
+
+typedef struct kept_spans {
+  span spans[KEPT_MAX]; /* sorted */
+  uint32_t count;
+} kept_spans;
+
+static void keep(kept_spans *kept, span add) {
+  span *last = kept->count ? &kept->spans[kept->count - 1] : NULL;
+  if (last && last->to == add.from)
+    last->to = add.to;
+  else if (kept->count < KEPT_MAX)
+    kept->spans[kept->count++] = add;
+}
+
+/* The vDSO and its data, if the kernel has sealed them (CONFIG_MSEAL_SYSTEM_MAPPINGS). They may stay: they
+ * hold nothing of this process, lie at the same addresses in it, and what their code writes it writes to
+ * memory of the child, or faults. */
+static kept_spans sealed_by_kernel(void) {
+  kept_spans kept = {.count = 0};
+  FILE *file = fopen("/proc/self/smaps", "re");
+  if (!file)
+    return kept;
+  char line[512];
+  span at = {0, 0}, next;
+  bool known = false;
+  while (fgets(line, sizeof line, file))
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &next.from, &next.to) == 2) {
+      at = next;
+      known = strstr(line, "[vdso]") || strstr(line, "[vvar");
+    } else if (known && strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " sl")) {
+      keep(&kept, at);
+    }
+  fclose(file);
+  return kept;
+}
+
+static void add_unmap(stub_call **next, uint64_t from, uint64_t to, const kept_spans *kept) {
+  for (uint32_t i = 0; i < kept->count; i++) {
+    const span *s = &kept->spans[i];
+    if (s->from < from || s->to > to)
+      continue;
+    if (s->from > from)
+      add_call(next, SYS_munmap, from, s->from - from, 0, 0, 0, 0);
+    from = s->to;
+  }
+  add_call(next, SYS_munmap, from, to - from, 0, 0, 0, 0);
+}
+
 /* A mapping without access, as the guard pages of windows are. */
 static void add_guard(stub_call **next, uint64_t address, uint64_t size) {
   add_call(next, SYS_mmap, address, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
@@ -212,13 +270,13 @@ static void list_gate(stub_call **next, const tracee *child) {
  * last the filter, after which no call works.
  * Windows are populated: a first touch would enter the kernel, which does not return to a non-canonical RSP.
  */
-static void list_calls(const tracee *child, const sandbox *box) {
+static void list_calls(const tracee *child, const sandbox *box, const kept_spans *kept) {
   stub_call *next = (stub_call *)child->out;
   uint64_t inner_end = child->inner + GATE_END, in = child->inner + GATE_IN;
   add_call(&next, SYS_getpid, 0, 0, 0, 0, 0, 0);
   add_call(&next, SYS_rt_sigprocmask, SIG_SETMASK, in + offsetof(gate_in, no_signals), 0, 8, 0, 0);
-  add_call(&next, SYS_munmap, 0, child->inner, 0, 0, 0, 0);
-  add_call(&next, SYS_munmap, inner_end, USER_END - inner_end, 0, 0, 0, 0);
+  add_unmap(&next, 0, child->inner, kept);
+  add_unmap(&next, inner_end, USER_END, kept);
   add_call(&next, SYS_munmap, USER_END, USER_END_5 - USER_END, 0, 0, 0, 0);
   next[-1].may_fail = 1; /* EINVAL with four-level paging: there are no such addresses */
   list_gate(&next, child);
@@ -240,7 +298,7 @@ static void list_calls(const tracee *child, const sandbox *box) {
   add_call(&next, STUB_CALL_END, 0, 0, 0, 0, 0, 0);
 }
 
-_Static_assert(SANDBOX_MAPPINGS_MAX + 13 <= STUB_CALLS_MAX, "the longest list of calls fits");
+_Static_assert(SANDBOX_MAPPINGS_MAX + 13 + KEPT_MAX <= STUB_CALLS_MAX, "the longest list of calls fits");
 
 /* Where the C library registered rseq, if the kernel is too old to be asked (glibc 2.35 and later). */
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
@@ -318,12 +376,13 @@ static pid_t fork_child(const child_setup *setup) {
   return pid;
 }
 
-ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_error *error) {
+static ls_status start_keeping(tracee *child, const sandbox *box, uint32_t tick_ms, const kept_spans *kept,
+                               ls_error *error) {
   struct timeval tick = {.tv_sec = tick_ms / 1000, .tv_usec = tick_ms % 1000 * 1000};
   child->in->timer = (struct itimerval){.it_interval = tick, .it_value = tick};
   child->in->no_signals = 0;
   child->in->go = 0;
-  list_calls(child, box);
+  list_calls(child, box, kept);
   child_setup setup = {.parent = getpid(),
                        .gate_fd = child->fd,
                        .guest_fd = box->fd,
@@ -340,6 +399,16 @@ ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_e
   if (status)
     tracee_end(child);
   return status;
+}
+
+ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_error *error) {
+  kept_spans kept = {.count = 0};
+  child->sealed = false;
+  ls_status status = start_keeping(child, box, tick_ms, &kept, error);
+  if (!child->sealed)
+    return status;
+  kept = sealed_by_kernel();
+  return kept.count ? start_keeping(child, box, tick_ms, &kept, error) : status;
 }
 
 void tracee_end(tracee *child) {

@@ -1,10 +1,10 @@
 /* The reference child: made, kept, ended. Internal to src/ptrace.
  *
  * Nothing is mapped in it but the guest's windows and guards and the gate (stub.h); the vsyscall page, which
- * is not a mapping, cannot be taken away, but a seccomp filter stops calls to it, and every other call that
- * PTRACE_SYSEMU would not. It holds no descriptor, ignores no signal and handles none, and has a timer of
- * user CPU time whose SIGVTALRM stops it every tick: the deadline of every wait. It dies with the thread that
- * made it (PR_SET_PDEATHSIG, PTRACE_O_EXITKILL). */
+ * is not a mapping, cannot be taken away, but a seccomp filter stops calls to it; and the vDSO where the
+ * kernel has sealed it. It holds no descriptor, ignores no signal and handles none, and has a timer of user
+ * CPU time whose SIGVTALRM stops it every tick: the deadline of every wait. It dies with the thread that made
+ * it (PR_SET_PDEATHSIG, PTRACE_O_EXITKILL). */
 #ifndef LOCKSTEP_PTRACE_TRACEE_H
 #define LOCKSTEP_PTRACE_TRACEE_H
 
@@ -22,6 +22,7 @@ typedef struct tracee {
   gate_in *in;  /* aliases of the shared pages, NULL: none */
   gate_out *out;
   uint8_t *alias; /* of the whole memfd */
+  bool sealed;    /* the start failed because memory is sealed */
   uint64_t gate;  /* layout.gate */
   uint64_t inner; /* where the stub and the shared pages lie in the child */
   uint64_t load;  /* addresses in the child: the way in for these vectors, ... */
