@@ -309,7 +309,7 @@ static void test_child_is_bare(void **state) {
 
 static void *disturb(void *context) {
   static const int signals[] = {SIGINT,  SIGWINCH,  SIGTSTP, SIGSTOP, SIGCONT, SIGSEGV,
-                                SIGTRAP, SIGVTALRM, SIGCHLD, SIGTERM, SIGURG,  SIGHUP};
+                                SIGTRAP, SIGPROF, SIGCHLD, SIGTERM, SIGURG,  SIGHUP};
   pid_t pid = *(pid_t *)context;
   for (unsigned i = 0; i < 10 * sizeof signals / sizeof signals[0]; i++) {
     kill(pid, signals[i % (sizeof signals / sizeof signals[0])]);

@@ -59,7 +59,7 @@ static bool is_vsyscall(ptrace_executor *x) {
  * and has no guest state to show. */
 static bool out_of_time(ptrace_executor *x) {
   if (ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) != 0 || x->info.si_code != SI_KERNEL)
-    return false; /* somebody else's SIGVTALRM */
+    return false; /* somebody else's SIGPROF */
   if (x->ticks_left > 0) {
     x->ticks_left--;
     return false;
@@ -85,7 +85,7 @@ run_event executor_resume(ptrace_executor *x, int request) {
     case WAIT_GROUP:
       break;
     case WAIT_SIGNAL:
-      if (report.signal == SIGVTALRM && out_of_time(x))
+      if (report.signal == SIGPROF && out_of_time(x))
         return RUN_TIMEOUT;
       if (report.signal == SIGSYS && is_vsyscall(x))
         return RUN_SYSCALL;

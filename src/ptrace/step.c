@@ -31,7 +31,7 @@ static uint64_t cpu_time(clockid_t clock) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Single steps use CPU time in the kernel, for which the tick of user time does not come. */
+/* Single steps use CPU time in small pieces between stops, which a tick that samples may miss. */
 static bool too_long(stepper *s) {
   return ++s->stops % CLOCK_EVERY == 0 && cpu_time(s->clock) > s->limit;
 }

@@ -66,7 +66,7 @@ typedef struct gate_in {
   uint16_t ds, es;
   uint32_t go;            /* futex: 1 once the child is traced */
   uint64_t no_signals;    /* an empty kernel sigset_t */
-  struct itimerval timer; /* for ITIMER_VIRTUAL */
+  struct itimerval timer; /* for ITIMER_PROF */
   struct sock_filter trap_all;
   struct sock_fprog filter; /* trap_all, at its address in the child */
 } gate_in;

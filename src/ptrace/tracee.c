@@ -291,7 +291,7 @@ static void list_calls(const tracee *child, const sandbox *box, const kept_spans
                maps[i].offset);
   add_call(&next, SYS_close, (uint64_t)box->fd, 0, 0, 0, 0, 0);
   add_call(&next, SYS_close, (uint64_t)child->fd, 0, 0, 0, 0, 0);
-  add_call(&next, SYS_setitimer, ITIMER_VIRTUAL, in + offsetof(gate_in, timer), 0, 0, 0, 0);
+  add_call(&next, SYS_setitimer, ITIMER_PROF, in + offsetof(gate_in, timer), 0, 0, 0, 0);
   add_call(&next, SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
            in + offsetof(gate_in, filter), 0, 0, 0);
   next[-1].may_fail = 1; /* without it (CONFIG_SECCOMP_FILTER, Linux 4.17) vsyscalls are not stopped */

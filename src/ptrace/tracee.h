@@ -2,9 +2,9 @@
  *
  * Nothing is mapped in it but the guest's windows and guards and the gate (stub.h); the vsyscall page, which
  * is not a mapping, cannot be taken away, but a seccomp filter stops calls to it; and the vDSO where the
- * kernel has sealed it. It holds no descriptor, ignores no signal and handles none, and has a timer of user
- * CPU time whose SIGVTALRM stops it every tick: the deadline of every wait. It dies with the thread that made
- * it (PR_SET_PDEATHSIG, PTRACE_O_EXITKILL). */
+ * kernel has sealed it. It holds no descriptor, ignores no signal and handles none, and has a timer of CPU
+ * time, the kernel's included, whose SIGPROF stops it every tick: the deadline of every wait. It dies with
+ * the thread that made it (PR_SET_PDEATHSIG, PTRACE_O_EXITKILL). */
 #ifndef LOCKSTEP_PTRACE_TRACEE_H
 #define LOCKSTEP_PTRACE_TRACEE_H
 

@@ -23,7 +23,8 @@ typedef struct wait_report {
 wait_report wait_decode(int status);
 
 /* Blocks until something happens to `pid`, which must be running under ptrace with its tick armed: the tick
- * is the deadline. A process that is not this thread's to wait for is WAIT_DEAD. */
+ * is the deadline, for CPU time in user mode or the kernel; one that sleeps there, which no guest can bring
+ * about, would have none. A process that is not this thread's to wait for is WAIT_DEAD. */
 wait_report wait_for(pid_t pid);
 
 /* The same for a child whose tick is not armed: polls for at most `milliseconds`. */
