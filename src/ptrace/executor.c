@@ -178,6 +178,8 @@ ls_status executor_stopped(ptrace_executor *x, const ls_run *run, ls_stop_kind k
     outcome->stop.signal = x->info.si_signo;
     outcome->stop.code = x->info.si_code;
     outcome->stop.address = (uint64_t)x->info.si_addr;
+    if (x->info.si_signo == SIGTRAP && outcome->stop.address == x->child.inner)
+      outcome->stop.address = x->child.gate; /* of a trap it is RIP */
   } else if (kind == LS_STOP_SYSCALL) {
     /* After a vsyscall RAX is its number already, and what the guest had there is lost. */
     uint64_t number = x->vsyscall ? (uint64_t)x->info.si_syscall : x->regs.orig_rax;
