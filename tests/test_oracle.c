@@ -288,6 +288,32 @@ static void returns_are_looked_into_when_they_matter(void **unused) {
   assert_string_equal(result.detail, "fs-gs");
 }
 
+/* time() in the vsyscall page writes where RDI says, in whichever process it is called. */
+static void vsyscalls_are_refused(void **unused) {
+  (void)unused;
+  begin();
+  one("\xff\xd0", 2); /* call rax */
+  test.state.gpr[LS_RAX] = UINT64_C(0xffffffffff600400);
+  test.state.gpr[LS_RDI] = (uint64_t)&ours;
+  ours = 0x5a;
+  judge();
+  assert_int_equal(ours, 0x5a);
+  assert_true(result.verdict == VERDICT_REFUSED || result.reference.stop.kind == LS_STOP_FAULT);
+}
+
+/* All that a guest can see of the gate is the same in both: its page, its other pages, jumps into it. */
+static void the_gate_is_the_same_in_both(void **unused) {
+  (void)unused;
+  static const uint32_t offsets[] = {0, 1, 2, 6, 8, 16, 0xfff, 0x1000, 0x2000, 0xffff};
+  begin();
+  for (size_t i = 0; i < sizeof offsets / sizeof *offsets; i++) {
+    uint64_t at = testcase_layout()->gate + offsets[i];
+    check_verdict("\x8a\x00", 2, at, VERDICT_SAME, REASON_NONE); /* mov al, [rax] */
+    check_verdict("\x88\x00", 2, at, VERDICT_SAME, REASON_NONE); /* mov [rax], al */
+    check_verdict("\xff\xe0", 2, at, VERDICT_SAME, REASON_NONE); /* jmp rax */
+  }
+}
+
 static void endless_loops_are_inconclusive(void **unused) {
   (void)unused;
   begin();
@@ -360,6 +386,8 @@ int main(void) {
       cmocka_unit_test(hidden_instructions_do_no_harm),
       cmocka_unit_test(literal_branches_are_followed),
       cmocka_unit_test(returns_are_looked_into_when_they_matter),
+      cmocka_unit_test(vsyscalls_are_refused),
+      cmocka_unit_test(the_gate_is_the_same_in_both),
       cmocka_unit_test(endless_loops_are_inconclusive),
       cmocka_unit_test(system_calls_stop),
       cmocka_unit_test(lost_children_are_replaced),

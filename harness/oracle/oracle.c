@@ -47,6 +47,8 @@ static const struct {
     [REASON_REFERENCE_LOST] = {"reference-lost", "the reference child was killed from outside"},
     [REASON_POLICY] = {"policy", "it contains an instruction that is not run in the thread"},
     [REASON_FS_GS] = {"fs-gs", "it uses or changes the base of FS or GS, which are the host's"},
+    [REASON_FOREIGN] = {"foreign",
+                        "it reached the vsyscall page or the inside of the gate, which are not the guest's"},
     [REASON_ADDRESS] = {"address", "it faults in the reference where this process has memory"},
     [REASON_SYSCALL] = {"syscall", "it makes a system call, which this kernel cannot stop in the thread"},
     [REASON_PROGRAM] = {"program", "it cannot be laid out"},
@@ -167,7 +169,10 @@ static bool canonical(uint64_t address) {
   return top == 0 || top == -1;
 }
 
+/* In a window, or in the page at the gate: mapped alike in both executors. */
 static bool in_guest(const ls_layout *layout, uint64_t address) {
+  if (address - layout->gate < LS_PAGE)
+    return true;
   for (uint32_t i = 0; i < layout->window_count; i++)
     if (address - layout->windows[i].address < layout->windows[i].size)
       return true;
@@ -184,6 +189,15 @@ static bool faults_here(oracle *o, const ls_stop *stop) {
   return in_guest(testcase_layout(), stop->address) || ls_address_faults(o->thread, stop->address, 1);
 }
 
+/* Was the system call made by a SYSCALL of the guest's own, which the thread can stop? SYSENTER on Intel
+ * leaves RIP in the vDSO. */
+static bool calls_by_itself(const oracle *o, const ls_outcome *r) {
+  size_t size;
+  const uint8_t *bytes = ls_image_bytes(o->image, &size);
+  uint64_t at = r->state.rip - 2 - testcase_layout()->windows[TESTCASE_CODE].address;
+  return at < size - 1 && bytes[at] == 0x0f && bytes[at + 1] == 0x05;
+}
+
 /* Decides by the reference's outcome whether the thread may run it. True: it may. */
 static bool admit(oracle *o, oracle_result *result) {
   const ls_outcome *r = &result->reference;
@@ -191,6 +205,8 @@ static bool admit(oracle *o, oracle_result *result) {
     conclude(result, VERDICT_INCONCLUSIVE, REASON_TIMEOUT);
   } else if (r->touched & LS_TOUCHED_FS_GS) {
     conclude(result, VERDICT_REFUSED, REASON_FS_GS);
+  } else if (r->touched & LS_TOUCHED_FOREIGN || (r->stop.kind == LS_STOP_SYSCALL && !calls_by_itself(o, r))) {
+    conclude(result, VERDICT_REFUSED, REASON_FOREIGN);
   } else if (r->stop.kind == LS_STOP_SYSCALL && !ls_executor_stops_syscalls(o->thread)) {
     conclude(result, VERDICT_REFUSED, REASON_SYSCALL);
   } else if (r->stop.kind == LS_STOP_FAULT && r->stop.code == SI_KERNEL && r->stop.signal != SIGTRAP &&

@@ -28,6 +28,7 @@ typedef enum oracle_reason {
   REASON_REFERENCE_LOST,     /* inconclusive: the child was killed from outside */
   REASON_POLICY,             /* refused: an instruction that the policy excludes */
   REASON_FS_GS,              /* refused: met the poisoned FS or GS base */
+  REASON_FOREIGN,            /* refused: met the vsyscall page or the inside of the gate */
   REASON_ADDRESS,            /* refused: the fault's address is mapped in this process */
   REASON_SYSCALL,            /* refused: a system call, and this kernel cannot trap it in thread */
   REASON_PROGRAM,            /* refused: cannot be laid out */
