@@ -211,8 +211,8 @@ static void test_host_failure(void **state) {
   assert_int_equal(mkdir("several", 0755), 0);
   write_entry("several/a", 1);
   write_entry("several/b", 2);
-  int status = run("(ulimit -f 0; $L run several 2>&1) | cat; "
-                   "(ulimit -f 0; $L run --json several) 2>/dev/null | cat >json");
+  int status = run("(prlimit --sigpending=0 $L run several 2>&1) | cat; "
+                   "(prlimit --sigpending=0 $L run --json several) 2>/dev/null | cat >json");
   assert_int_equal(status, 0);
   expect_text(output, "this host cannot run guests: ");
   assert_null(strstr(output, "is an entry"));
