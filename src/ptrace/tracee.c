@@ -218,6 +218,17 @@ static void keep(kept_spans *kept, span add) {
     kept->spans[kept->count++] = add;
 }
 
+/* "from-to " in hexadecimal, as a mapping begins in /proc/self/smaps. */
+static bool read_span(const char *line, span *s) {
+  char *end;
+  s->from = strtoull(line, &end, 16);
+  if (end == line || *end != '-')
+    return false;
+  const char *to = end + 1;
+  s->to = strtoull(to, &end, 16);
+  return end != to && *end == ' ';
+}
+
 /* The vDSO and its data, if the kernel has sealed them (CONFIG_MSEAL_SYSTEM_MAPPINGS). They may stay: they
  * hold nothing of this process, lie at the same addresses in it, and what their code writes it writes to
  * memory of the child, or faults. */
@@ -230,7 +241,7 @@ static kept_spans sealed_by_kernel(void) {
   span at = {0, 0}, next;
   bool known = false;
   while (fgets(line, sizeof line, file))
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &next.from, &next.to) == 2) {
+    if (read_span(line, &next)) {
       at = next;
       known = strstr(line, "[vdso]") || strstr(line, "[vvar");
     } else if (known && strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " sl")) {
