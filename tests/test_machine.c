@@ -2,6 +2,24 @@
  * shown as skipped for them. A reference executor is not among it: each program that wants one says so. */
 #include "check.h"
 #include "cpu.h"
+#include "guest.h"
+
+/* RETF to the code segment that Linux has for 32-bit programs; #GP where it has none. */
+static bool runs_32_bit_code(void) {
+  enum { CS_32 = 0x23, STACK_WINDOW = 3, RETF = 2 };
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  state.gpr[LS_RSP] = STACK + 0x800;
+  uint64_t *stack = (uint64_t *)((uint8_t *)ls_executor_memory(g.executor, STACK_WINDOW) + 0x800);
+  stack[0] = CODE + RETF;
+  stack[1] = CS_32;
+  load(&g, "48 cb / 0f 0b");
+  bool ran = run(&g, &state, 0, 0, &out) == LS_OK && out.state.cs == CS_32;
+  guest_close(&g);
+  return ran;
+}
 
 static int lacks(bool has, const char *what) {
   return has ? 0 : skip_test(what);
@@ -10,7 +28,6 @@ static int lacks(bool has, const char *what) {
 int main(void) {
   ls_layout layout;
   ls_executor *executor = NULL;
-  ls_error error = {.text = ""};
   ls_layout_default(&layout, 0);
   if (ls_executor_create(LS_SIGNAL, &layout, NULL, &executor, &error) != LS_OK) {
     printf("no executor: %s\n", error.text);
@@ -23,5 +40,7 @@ int main(void) {
   skipped |= lacks(ls_vectors_available() >= LS_VECTORS_AVX, "YMM registers: no AVX here");
   skipped |= lacks(ls_vectors_available() >= LS_VECTORS_AVX512, "ZMM and mask registers: no AVX-512 here");
   ls_executor_destroy(executor);
+  skipped |=
+      lacks(runs_32_bit_code(), "guests that go over to 32-bit code: a far return to CS 0x23 is #GP here");
   return skipped;
 }
