@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,7 +15,7 @@
 /* Offsets in an XSAVE area that do not depend on the CPU (SDM vol. 1, 13.4.1 and 13.4.2). */
 enum { XSAVE_LEGACY_XMM = 160, XSAVE_HEADER = 512, XSAVE_FX_MXCSR = 24, FXSAVE_SIZE = 512 };
 
-enum { HWCAP2_FSGSBASE_BIT = 2, XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6 };
+enum { XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6 };
 
 static cpu_features features;
 
@@ -97,7 +96,6 @@ static void read_features(void) {
   read_xsave_layout();
   features.mxcsr_mask = read_mxcsr_mask();
   features.fsgsbase = try_fsgsbase();
-  features.fsgsbase_kept = features.fsgsbase && (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT);
 }
 
 const cpu_features *cpu(void) {
@@ -149,23 +147,4 @@ void xsave_read(const uint8_t *area, uint64_t present, ls_state *state) {
     memcpy(state->zmm[16], area + f->offset[XSAVE_HI16_ZMM], sizeof state->zmm / 2);
   if (in_use(bits, XSAVE_OPMASK))
     memcpy(state->k, area + f->offset[XSAVE_OPMASK], sizeof state->k);
-}
-
-void xsave_write(uint8_t *area, uint64_t present, const ls_state *state) {
-  const cpu_features *f = cpu();
-  memset(area, 0, f->xsave_size);
-  memcpy(area, (const uint8_t *)state + STATE_FX, STATE_FX_SIZE);
-  memset(area + XSAVE_FX_MXCSR + 4, 0, 4);
-  memcpy(area + XSAVE_HEADER, &present, sizeof present);
-  for (unsigned i = 0; i < 16; i++) {
-    memcpy(area + XSAVE_LEGACY_XMM + 16 * i, state->zmm[i], 16);
-    if (in_use(present, XSAVE_AVX))
-      memcpy(area + f->offset[XSAVE_AVX] + 16 * i, state->zmm[i] + 16, 16);
-    if (in_use(present, XSAVE_ZMM_HI256))
-      memcpy(area + f->offset[XSAVE_ZMM_HI256] + 32 * i, state->zmm[i] + 32, 32);
-  }
-  if (in_use(present, XSAVE_HI16_ZMM))
-    memcpy(area + f->offset[XSAVE_HI16_ZMM], state->zmm[16], sizeof state->zmm / 2);
-  if (in_use(present, XSAVE_OPMASK))
-    memcpy(area + f->offset[XSAVE_OPMASK], state->k, sizeof state->k);
 }

@@ -26,9 +26,7 @@ typedef struct cpu_features {
   uint32_t offset[XSAVE_COMPONENTS]; /* of each component in the standard format, leaf 0xD */
   uint32_t size[XSAVE_COMPONENTS];
   uint32_t mxcsr_mask; /* writable bits of MXCSR, from FXSAVE (SDM vol. 1, 11.6.6) */
-  bool fsgsbase;       /* RDFSBASE executes; whether the kernel keeps what WRFSBASE writes is
-                          fsgsbase_kept */
-  bool fsgsbase_kept;  /* HWCAP2 bit 1 */
+  bool fsgsbase; /* RDFSBASE executes; whether the kernel keeps what WRFSBASE writes is another matter */
 } cpu_features;
 
 /* The features, filled in by the first call. Thread safe; signal safe after the first call. */
@@ -38,9 +36,5 @@ const cpu_features *cpu(void);
  * PTRACE_GETREGSET NT_X86_XSTATE) into *state. `present` says which components the area has room for; those
  * whose XSTATE_BV bit is clear take their initial values (SDM vol. 1, 13.6). Signal safe. */
 void xsave_read(const uint8_t *area, uint64_t present, ls_state *state);
-
-/* The reverse: writes the state into a standard-format area of cpu()->xsave_size bytes, all bits of `present`
- * set in XSTATE_BV. */
-void xsave_write(uint8_t *area, uint64_t present, const ls_state *state);
 
 #endif
