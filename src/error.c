@@ -15,6 +15,9 @@ static const char *const status_names[] = {
     [LS_ERR_NO_REFERENCE] = "LS_ERR_NO_REFERENCE",
     [LS_ERR_CHILD] = "LS_ERR_CHILD",
     [LS_ERR_SYSTEM] = "LS_ERR_SYSTEM",
+    [LS_ERR_IDLE] = "LS_ERR_IDLE",
+    [LS_ERR_BUSY] = "LS_ERR_BUSY",
+    [LS_ERR_SUPERSEDED] = "LS_ERR_SUPERSEDED",
 };
 
 const char *ls_status_name(ls_status status) {

@@ -11,7 +11,8 @@
 enum { DEFAULT_TICK_MS = 10, DEFAULT_LIMIT_MS = 1000, CS_USER = 0x33, INT3 = 0xcc };
 
 const char *ls_stop_kind_name(ls_stop_kind kind) {
-  static const char *const names[LS_STOP_KINDS] = {"exit", "fault", "syscall", "fuel", "steps", "timeout"};
+  static const char *const names[LS_STOP_KINDS] = {"exit",  "fault",   "syscall",   "fuel",
+                                                   "steps", "timeout", "cancelled", "gone"};
   return (unsigned)kind < LS_STOP_KINDS ? names[kind] : "unknown";
 }
 
@@ -29,6 +30,7 @@ static ls_status resolve_options(const ls_options *given, ls_executor *base, ls_
                      ls_vectors_name(options.vectors));
   base->vectors = options.vectors == LS_VECTORS_AUTO ? available : options.vectors;
   base->options = options;
+  base->tick_ns = options.tick_ms * UINT64_C(1000000);
   return LS_OK;
 }
 
@@ -164,24 +166,40 @@ static ls_status check_run(const ls_executor *executor, const ls_run *run, ls_er
   return LS_OK;
 }
 
+static void set_place(const ls_image *image, ls_stop *stop, uint32_t instruction, ls_part part) {
+  stop->instruction = instruction;
+  stop->part = part;
+  stop->id = instruction == LS_NONE ? 0 : image_id(image, instruction);
+}
+
 /* The range of the stop in the code map. Traps are reported with RIP behind what caused them. */
 static void place_in_image(const ls_image *image, ls_outcome *outcome) {
   ls_stop *stop = &outcome->stop;
   uint64_t behind = stop->kind == LS_STOP_SYSCALL || (stop->signal == SIGTRAP && stop->code == SI_KERNEL);
   const ls_range *range = ls_image_find(image, outcome->state.rip - behind);
-  stop->instruction = range ? range->instruction : LS_NONE;
-  stop->part = range ? range->part : LS_PART_BODY;
+  set_place(image, stop, range ? range->instruction : LS_NONE, range ? range->part : LS_PART_BODY);
 }
 
 /* A jump to the gate: which exit point was it? None if the guest found the gate by itself. */
 static void place_exit(const ls_executor *executor, ls_outcome *outcome) {
   const image_exit *at = image_exit_at(executor->image, executor->control->exit);
   ls_stop *stop = &outcome->stop;
-  stop->instruction = at ? at->instruction : LS_NONE;
-  stop->part = at ? at->part : LS_PART_BODY;
+  set_place(executor->image, stop, at ? at->instruction : LS_NONE, at ? at->part : LS_PART_BODY);
   stop->kind = at ? at->kind : LS_STOP_EXIT;
   if (at)
     outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
+}
+
+ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
+                      ls_error *error) {
+  ls_status status = executor->ops->run(executor, run, address, outcome, error);
+  if (status)
+    return status;
+  if (outcome->stop.kind == LS_STOP_EXIT)
+    place_exit(executor, outcome);
+  else
+    place_in_image(executor->image, outcome);
+  return LS_OK;
 }
 
 ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
@@ -199,12 +217,6 @@ ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *
   ls_run resolved = *run;
   if (!resolved.limit_ms)
     resolved.limit_ms = DEFAULT_LIMIT_MS;
-  status = executor->ops->run(executor, &resolved, entry, outcome, error);
-  if (status)
-    return status;
-  if (outcome->stop.kind == LS_STOP_EXIT)
-    place_exit(executor, outcome);
-  else
-    place_in_image(executor->image, outcome);
-  return LS_OK;
+  executor->time_left = time_for(executor, resolved.limit_ms);
+  return executor_go(executor, &resolved, entry, outcome, error);
 }

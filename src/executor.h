@@ -5,15 +5,31 @@
 #include "lockstep.h"
 #include "sandbox.h"
 
+/* A kind of stop that lockstep.h does not know: the guest left because executor->attention asked for it or a
+ * sample is due, and can go on at state.rip (executor_go). */
+#define LS_STOP_INTERRUPTED LS_STOP_KINDS
+
 typedef struct executor_ops {
-  /* As ls_executor_run, arguments checked, an image loaded, control cells set, address of the entry given.
-   * Fills outcome->state (rip: where it stopped, or the gate's address after a jump to it), outcome->touched
-   * and of outcome->stop all but instruction and part. A jump to the gate is LS_STOP_EXIT. */
+  /* Runs from guest address `entry` with the control cells and executor->time_left as they are; arguments
+   * checked, an image loaded. Fills outcome->state (rip: where it stopped, or the gate's address after a jump
+   * to it), outcome->touched and of outcome->stop all but instruction, part and id. A jump to the gate is
+   * LS_STOP_EXIT. run->state may be &outcome->state: then that holds the state to go on with after every
+   * interruption, and is as it was if nothing ran.
+   *
+   * While *executor->attention is not 0 no guest runs: it is not entered, or leaves once `interrupt` has
+   * rung, and the stop is LS_STOP_INTERRUPTED; so it is with a tick while executor->sampling. A guest that is
+   * on its way out already stops as it would have. */
   ls_status (*run)(ls_executor *executor, const ls_run *run, uint64_t entry, ls_outcome *outcome,
                    ls_error *error);
   /* Called first in every run, load and reset in a process that has forked: makes the executor this
    * process's own. */
   ls_status (*forked)(ls_executor *executor, ls_error *error);
+  /* Makes the guest that thread `tid` runs, or is about to run, look at *executor->attention, which was set
+   * before. From any thread; what it rings in vain is forgotten. */
+  void (*interrupt)(ls_executor *executor, int tid);
+  /* The layout's code window or tick_ns has changed: the next run takes them up. From any thread, while no
+   * guest runs. */
+  void (*changed)(ls_executor *executor);
   int (*stops_syscalls)(ls_executor *executor);
   void (*destroy)(ls_executor *executor); /* frees the executor too, but not its sandbox's contents */
 } executor_ops;
@@ -26,7 +42,24 @@ struct ls_executor {
   const ls_image *image;
   struct control_cells *control; /* in the alias of box */
   sandbox box;
+  _Atomic uint32_t *attention; /* set by create; 0 but for controllers */
+  uint64_t tick_ns;            /* period of the timer */
+  uint64_t time_left;          /* ns of CPU time until the run times out, counted in ticks; TIME_ENDLESS */
+  uint32_t sample_ticks;       /* with sampling: ticks since somebody set it to 0 */
+  bool sampling;
 };
+
+#define TIME_ENDLESS UINT64_MAX
+
+/* One tick more than the limit, since the first comes at any time after the start. */
+static inline uint64_t time_for(const ls_executor *executor, uint64_t limit_ms) {
+  return limit_ms * UINT64_C(1000000) + executor->tick_ns;
+}
+
+/* Goes on with a guest, or starts it: as ops->run, and says in outcome->stop where in the image it stopped. A
+ * stop at the gate becomes that at an exit point. */
+ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
+                      ls_error *error);
 
 /* Each makes its own structure with `struct ls_executor` as first member. `base` holds everything but ops and
  * is moved into it on success; on failure the caller still owns base's sandbox. For the signal executor the
@@ -65,6 +98,9 @@ typedef struct image_exit {
 
 /* The exit point `index` of an image, or NULL: the cell can hold anything, since the guest can write it. */
 const image_exit *image_exit_at(const ls_image *image, uint64_t index);
+
+/* The id of instruction `index`, which the program has. */
+uint64_t image_id(const ls_image *image, uint32_t index);
 
 /* Was the image built for the code window, control and gate of this layout? */
 bool image_fits(const ls_image *image, const ls_layout *layout);

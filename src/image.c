@@ -12,6 +12,7 @@ static void free_layout(code_layout *code) {
   free(code->items);
   free(code->body);
   free(code->stub);
+  free(code->id);
   free(code->map);
   free(code->exits);
 }
@@ -58,6 +59,10 @@ const ls_range *ls_image_find(const ls_image *image, uint64_t address) {
 
 const image_exit *image_exit_at(const ls_image *image, uint64_t index) {
   return index < image->now.exit_count ? &image->now.exits[index] : NULL;
+}
+
+uint64_t image_id(const ls_image *image, uint32_t index) {
+  return image->now.id[index];
 }
 
 bool image_fits(const ls_image *image, const ls_layout *layout) {

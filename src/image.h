@@ -33,6 +33,7 @@ typedef struct code_layout {
   uint32_t item_count;
   uint32_t *body;             /* per instruction: its item */
   uint32_t *stub;             /* per instruction: the item of its jump's stub, or LS_NONE */
+  uint64_t *id;               /* per instruction: the caller's */
   uint32_t count, count_room; /* instructions; what the arrays have room for */
   ls_range *map;
   uint32_t range_count;

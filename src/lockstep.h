@@ -1,6 +1,7 @@
-/* Lockstep: run x86-64 machine code in the calling thread, or in a traced child, and know how it ended.
+/* Lockstep: run x86-64 machine code in the calling thread, or in a traced child, look inside while it runs,
+ * and know how it ended.
  *
- * The words used here (program, code image, sandbox, state, stop, outcome, executor) are explained in
+ * The words used here (program, code image, sandbox, state, stop, executor, controller) are explained in
  * docs/GLOSSARY.md; how it works inside is in docs/INTERNALS.md.
  *
  * Rules that hold for every function of this header:
@@ -10,7 +11,7 @@
  *   - Pointers are borrowed for the length of the call unless the text says otherwise.
  *   - No function may be called from a signal handler unless its text says so.
  *   - Objects are not locked: one object is used by one thread at a time. Different objects are independent,
- *     in different threads too. */
+ *     in different threads too. Controllers are the exception: any number of threads may use one at once. */
 #ifndef LOCKSTEP_H
 #define LOCKSTEP_H
 
@@ -37,7 +38,10 @@ typedef enum ls_status {
   LS_ERR_HANDLER,      /* a signal handler could not be put in place */
   LS_ERR_NO_REFERENCE, /* tracing is not possible here */
   LS_ERR_CHILD,        /* the reference child was lost; the next run makes a new one */
-  LS_ERR_SYSTEM        /* another system call failed; errno is in the ls_error */
+  LS_ERR_SYSTEM,       /* another system call failed; errno is in the ls_error */
+  LS_ERR_IDLE,         /* (controller) no guest is running: the request came too late, or too early */
+  LS_ERR_BUSY,         /* (controller) a guest is running already, or the call came from inside a visitor */
+  LS_ERR_SUPERSEDED    /* (controller) a later request of another caller took its place */
 } ls_status;
 
 /* The name of a status as it stands above ("LS_OK"); for any other value "LS_UNKNOWN". Static storage.
@@ -314,8 +318,9 @@ typedef struct ls_executor ls_executor;
  * addresses, nor from what FS and GS point to, nor from instructions that change the thread (WRPKRU, SYSENTER
  * on Intel). Whoever runs code that is not known to be harmless runs it in the reference first, as
  * harness/oracle does. LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by
- * that of the process. All runs must come from the thread that created it. The kernel sends this process
- * SIGCHLD whenever the child stops: a host that handles that signal should do so with SA_NOCLDSTOP.
+ * that of the process. The child belongs to the thread that ran it last: a run from another thread, or after
+ * that thread has ended, makes a new one (about 2 ms). The kernel sends this process SIGCHLD whenever the
+ * child stops: a host that handles that signal should do so with SA_NOCLDSTOP.
  * LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text names which. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
@@ -349,22 +354,25 @@ int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint6
 ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error);
 
 typedef enum ls_stop_kind {
-  LS_STOP_EXIT,    /* left the program over a link */
-  LS_STOP_FAULT,   /* a fault or trap; signal, code, address */
-  LS_STOP_SYSCALL, /* was about to make a system call (or vsyscall), which was not made; number */
-  LS_STOP_FUEL,    /* out of fuel, on the link `instruction`, `part` */
-  LS_STOP_STEPS,   /* executed as many instructions as were asked for */
-  LS_STOP_TIMEOUT, /* used up its CPU time */
+  LS_STOP_EXIT,      /* left the program over a link */
+  LS_STOP_FAULT,     /* a fault or trap; signal, code, address */
+  LS_STOP_SYSCALL,   /* was about to make a system call (or vsyscall), which was not made; number */
+  LS_STOP_FUEL,      /* out of fuel, on the link `instruction`, `part` */
+  LS_STOP_STEPS,     /* executed as many instructions as were asked for */
+  LS_STOP_TIMEOUT,   /* used up its CPU time */
+  LS_STOP_CANCELLED, /* (controller) ls_cancel */
+  LS_STOP_GONE,      /* (controller) the instruction it was at is not in the code that replaced its own */
   LS_STOP_KINDS
 } ls_stop_kind;
 
-/* "exit", "fault", "syscall", "fuel", "steps", "timeout". */
+/* "exit", "fault", "syscall", "fuel", "steps", "timeout", "cancelled", "gone". */
 const char *ls_stop_kind_name(ls_stop_kind kind);
 
 typedef struct ls_stop {
   ls_stop_kind kind;
   uint32_t instruction; /* where it stopped: index into the program, or LS_NONE (outside the image) */
   ls_part part;
+  uint64_t id;      /* of that instruction; 0 outside the image. Gone: of the one that is missing */
   int signal;       /* fault: SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGTRAP; else 0 */
   int code;         /* fault: si_code */
   uint64_t address; /* fault: si_addr, where the signal has one (SIGTRAP of a breakpoint has none), else 0 */
@@ -421,6 +429,156 @@ int ls_executor_stops_syscalls(ls_executor *executor);
  * gate's first page as a window. The main thread's stack grows when it is accessed: it
  * counts as mapped down to its limit (RLIMIT_STACK; 16 GiB if that is more). */
 int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
+
+/* ---- Controllers ------------------------------------------------------------------------------------- */
+
+/* An executor, a program and a state that last: one thread runs the guest, any number of others look at it,
+ * change it, step it, reload its code and stop it, through the same calls for both kinds.
+ *
+ * Every function here may be called by any thread at any time, and in a process that has forked: there the
+ * guest is idle. What concerns the same controller is done one after the other. A request interrupts a
+ * running guest between two of its instructions (a repeated string instruction: between two of its
+ * repetitions); what was inserted between them is never seen: it is carried out first. The guest cannot tell,
+ * but for two things: FS and GS, which are reset to those a run starts with, and, with options.vectors below
+ * what the CPU has, the registers beyond, which are lost.
+ *
+ * From inside a visitor or a sample callback, calls for the same controller fail with LS_ERR_BUSY. The exit
+ * callback may call everything. */
+typedef struct ls_controller ls_controller;
+
+/* Called by ls_execute before it returns, in its thread, when the guest is idle again. */
+typedef void (*ls_exit_callback)(ls_controller *controller, const ls_stop *stop, void *context);
+
+enum {
+  LS_WITHOUT_X87 = 1 /* runs neither load nor store x87 and MMX registers: about 200 ns less, and the guest
+                        must not use them */
+};
+
+typedef struct ls_controller_options {
+  ls_options executor;
+  const ls_layout *layout;  /* copied; NULL: the first default layout that is free here, and RSP at the top of
+                               its stack window */
+  ls_exit_callback on_exit; /* or NULL */
+  void *context;            /* for on_exit */
+  uint32_t flags;           /* LS_WITHOUT_X87 */
+  uint32_t reserved;
+} ls_controller_options;
+
+/* Makes a controller without code, its state as from ls_state_init, its memory zero. `options` may be NULL.
+ * Errors and demands on the host are those of ls_executor_create. */
+ls_status ls_controller_create(ls_kind kind, const ls_controller_options *options, ls_controller **controller,
+                               ls_error *error);
+
+/* Cancels a guest that still runs, waits until ls_execute has no more use for the controller, and ends it. No
+ * other thread may begin a call meanwhile. NULL is fine. */
+void ls_controller_destroy(ls_controller *controller);
+
+/* The layout now in force: ls_update_code may move the code window. */
+void ls_controller_layout(ls_controller *controller, ls_layout *layout);
+
+/* This process's own view of window `window`, shared with a guest that may be running; of the window's size,
+ * or NULL if there is no such window. Valid until destroy, that of the code window too, wherever the guest
+ * sees it. */
+void *ls_controller_memory(ls_controller *controller, uint32_t window);
+
+/* Replaces the code, also while the guest runs or is paused: it goes on at the same instruction, by id,
+ * exactly once; if that is not in the new code it stops with LS_STOP_GONE. Addresses of the old code that the
+ * guest holds itself (return addresses) become wrong where an instruction has moved. The code window grows as
+ * needed, and may move when it does. LS_ERR_PROGRAM as from ls_image_build, and for an id that occurs twice
+ * (index: the second); LS_ERR_ADDRESS or LS_ERR_MEMORY if it cannot grow; in all these cases the old code
+ * stays in force. Linear in the size of the program. The program is copied. */
+ls_status ls_update_code(ls_controller *controller, const ls_program *program, ls_error *error);
+
+typedef struct ls_limits {
+  uint64_t fuel;     /* units for programs with LS_PROGRAM_FUEL; 0 = endless */
+  uint32_t limit_ms; /* CPU time; 0 = none */
+  uint32_t reserved;
+} ls_limits;
+
+/* Runs the guest in this thread from instruction `id` until it stops, with the registers it has. `limits` may
+ * be NULL: none. LS_ERR_BUSY if it runs already; LS_ERR_ARGUMENT if there is no code or no such id; else as
+ * ls_executor_run. */
+ls_status ls_execute(ls_controller *controller, uint64_t id, const ls_limits *limits, ls_stop *stop,
+                     ls_error *error);
+
+typedef enum ls_activity {
+  LS_IDLE, /* in no ls_execute: what is seen is what the last run left */
+  LS_RUNNING,
+  LS_PAUSED
+} ls_activity;
+
+/* Where a guest is. */
+typedef struct ls_position {
+  uint64_t id;          /* of the instruction about to be executed, or, idle, of that it stopped at */
+  uint32_t instruction; /* its index, or LS_NONE: outside the code (or between instructions, if the guest
+                           jumped there); then id is 0 */
+  ls_part part;         /* idle: as in ls_stop; else LS_PART_BODY */
+  ls_activity activity;
+} ls_position;
+
+/* Copies the state, and where the guest is; either pointer may be NULL. A running guest is stopped for no
+ * longer than the copy. state->rip is an address of the code now in force. */
+ls_status ls_get_state(ls_controller *controller, ls_state *state, ls_position *position, ls_error *error);
+
+/* May change *state, and position->id: the guest goes on there. A return value other than 0 discards all
+ * changes. Called in the thread that called ls_change_state, while the guest waits. */
+typedef int (*ls_state_visitor)(ls_state *state, ls_position *position, void *context);
+
+/* Lets `visitor` see and change the state of a running, paused or idle guest. state->rip, cs, fs and gs are
+ * not taken over. An idle guest begins where ls_execute says: moving it is LS_ERR_IDLE. LS_ERR_ARGUMENT if
+ * there is no instruction of that id, LS_ERR_STATE for bits in RFLAGS or MXCSR that no guest can have; in
+ * both cases nothing has changed. */
+ls_status ls_change_state(ls_controller *controller, ls_state_visitor visitor, void *context,
+                          ls_error *error);
+
+/* Stops the guest before its next instruction and leaves it there; of an idle guest the next run begins
+ * paused. Pauses are not counted. */
+ls_status ls_pause(ls_controller *controller, ls_error *error);
+
+/* Ends a pause, and a step or a run to an instruction that somebody waits for (LS_ERR_SUPERSEDED there).
+ * LS_OK too if there was none. */
+ls_status ls_resume(ls_controller *controller, ls_error *error);
+
+/* Executes `count` instructions, at least 1, of a running or paused guest and pauses it; returns when that is
+ * done. LS_ERR_IDLE if it is idle or stopped before (ls_execute's stop tells why). */
+ls_status ls_step(ls_controller *controller, uint64_t count, ls_error *error);
+
+/* Lets the guest run until it is about to execute instruction `id` (again, if it is there now), pauses it and
+ * returns. LS_ERR_IDLE as for ls_step; LS_ERR_ARGUMENT if there is no such instruction, or no longer.
+ * Meanwhile the first byte of that instruction is int3, which a guest that reads its own code can see. */
+ls_status ls_run_until(ls_controller *controller, uint64_t id, ls_error *error);
+
+/* Ends the run, whatever the guest does: ls_execute reports LS_STOP_CANCELLED. LS_ERR_IDLE: too late, it had
+ * stopped by itself, or was not running. */
+ls_status ls_cancel(ls_controller *controller, ls_error *error);
+
+/* One look at a running guest. */
+typedef struct ls_sample {
+  uint64_t id; /* as in ls_position */
+  uint32_t instruction;
+  uint32_t
+      weight; /* sampling periods that it stands for: more than 1 where the timer is coarser than asked */
+  ls_state state;
+} ls_sample;
+
+/* Called in the guest's thread while the guest waits. */
+typedef void (*ls_sample_callback)(const ls_sample *sample, void *context);
+
+enum { LS_SAMPLE_RATE_MIN = 10, LS_SAMPLE_RATE_MAX = 1000 };
+
+/* From now on `rate` samples a second of the guest's CPU time, over all runs until ls_sample_stop: to
+ * `callback` or, if that is NULL, into a ring of `room` samples (0 = 1024), where new ones are dropped while
+ * it is full. Replaces an earlier start; samples not yet read are lost. */
+ls_status ls_sample_start(ls_controller *controller, uint32_t rate, ls_sample_callback callback,
+                          void *context, uint32_t room, ls_error *error);
+
+/* After its return the callback is not called any more. The ring can still be read. */
+ls_status ls_sample_stop(ls_controller *controller, ls_error *error);
+
+/* Takes up to `room` samples out of the ring, oldest first; *count of them. *dropped: how many found the ring
+ * full since the last call; may be NULL. */
+ls_status ls_sample_read(ls_controller *controller, ls_sample *samples, uint32_t room, uint32_t *count,
+                         uint64_t *dropped, ls_error *error);
 
 #ifdef __cplusplus
 }

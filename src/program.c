@@ -74,6 +74,7 @@ static int make_room(code_layout *code, uint32_t count) {
   GROW(code->exits, 2 * count);
   GROW(code->stub, count);
   GROW(code->body, count);
+  GROW(code->id, count);
   code->count_room = count;
   return 1;
 }
@@ -171,9 +172,11 @@ static ls_status lay_out(code_layout *code, const ls_program *program, ls_error 
   code->count = program->count;
   code->item_count = 0;
   memset(code->body, 0xff, program->count * sizeof *code->body); /* LS_NONE */
-  for (uint32_t i = 0; i < program->count; i++)
+  for (uint32_t i = 0; i < program->count; i++) {
+    code->id[i] = program->instructions[i].id;
     if (code->body[i] == LS_NONE)
       lay_chain(code, program, i);
+  }
   lay_stubs(code, program);
   give_islands(code, program);
   set_offsets(code, program);
