@@ -55,21 +55,52 @@ static bool is_vsyscall(ptrace_executor *x) {
   return true;
 }
 
-/* The tick: true once the time limit is used up. A child that is in the stub goes on, since it leaves at once
- * and has no guest state to show. */
-static bool out_of_time(ptrace_executor *x) {
-  if (ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) != 0 || x->info.si_code != SI_KERNEL)
-    return false; /* somebody else's SIGPROF */
-  if (x->ticks_left > 0) {
-    x->ticks_left--;
-    return false;
-  }
-  uint64_t rip =
-      (uint64_t)ptrace(PTRACE_PEEKUSER, x->child.pid, offsetof(struct user_regs_struct, rip), NULL);
-  return rip - x->child.inner >= GATE_IN;
+static bool is_tick(ptrace_executor *x, int number) {
+  return number == SIGPROF && ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) == 0 &&
+         x->info.si_code == SI_KERNEL; /* else somebody else's SIGPROF */
 }
 
-run_event executor_resume(ptrace_executor *x, int request) {
+/* Counts a tick of the guest's; true once the time limit is used up. */
+static bool out_of_time(ls_executor *executor) {
+  executor->sample_ticks += executor->sampling;
+  if (executor->time_left == TIME_ENDLESS)
+    return false;
+  executor->time_left -= executor->time_left < executor->tick_ns ? executor->time_left : executor->tick_ns;
+  return executor->time_left == 0;
+}
+
+bool executor_in_load(const ptrace_executor *x) {
+  return x->regs.rip - tracee_label(&x->child, tracee_stub_load) <
+             (uint64_t)(tracee_stub_load_end - tracee_stub_load) &&
+         x->regs.rsp - (x->child.inner + GATE_IN) < GATE_OUT - GATE_IN;
+}
+
+/* At the gate or behind it: it stops by itself in a few instructions, and in the stub it has no guest state
+ * to show. */
+static bool is_leaving(const ptrace_executor *x) {
+  return x->regs.rip == x->child.gate || x->regs.rip - x->child.inner < GATE_IN;
+}
+
+/* A signal that is no fault of the guest's: does the run end with it, and how? Ticks count only in the guest.
+ */
+static bool ends_run(ptrace_executor *x, int number, run_event *event) {
+  bool tick = is_tick(x, number), called = x->attention != 0;
+  if ((!tick && !called) || ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
+    return false;
+  *event = RUN_INTERRUPTED;
+  if (executor_in_load(x))
+    return called;
+  if (is_leaving(x))
+    return false;
+  if (tick && out_of_time(&x->base)) {
+    *event = RUN_TIMEOUT;
+    return true;
+  }
+  return called || x->base.sampling;
+}
+
+static run_event resume(ptrace_executor *x, int request) {
+  run_event event;
   for (;;) {
     if (ptrace((enum __ptrace_request)request, x->child.pid, NULL, NULL) != 0)
       return RUN_LOST;
@@ -85,25 +116,42 @@ run_event executor_resume(ptrace_executor *x, int request) {
     case WAIT_GROUP:
       break;
     case WAIT_SIGNAL:
-      if (report.signal == SIGPROF && out_of_time(x))
-        return RUN_TIMEOUT;
       if (report.signal == SIGSYS && is_vsyscall(x))
         return RUN_SYSCALL;
       /* Codes above 0 are the kernel's own: a fault. Others were sent by someone, and are suppressed. */
       if (is_fault_signal(report.signal) && ptrace(PTRACE_GETSIGINFO, x->child.pid, NULL, &x->info) == 0 &&
           x->info.si_code > 0)
         return RUN_FAULT;
+      if (ends_run(x, report.signal, &event))
+        return event;
       break;
     }
   }
 }
 
+/* Who asks for attention sets it and then looks whom to ring; here `running` is set before attention is
+ * looked at. So either it is seen here, or SIGURG stops the child: at once, or, sent while it is stopped,
+ * before its next instruction. A ring that is heard when nobody asks any more, in this run or a later one,
+ * goes the way of other signals from outside. */
+run_event executor_resume(ptrace_executor *x, int request) {
+  x->running = x->child.pid;
+  run_event event = x->attention ? RUN_INTERRUPTED : resume(x, request);
+  atomic_store_explicit(&x->running, 0, memory_order_relaxed);
+  return event;
+}
+
+/* The default action of SIGURG is none, should the child be dead and its number another process's by now. */
+static void ptrace_interrupt(ls_executor *executor, int tid) {
+  (void)tid;
+  ptrace_executor *x = (ptrace_executor *)executor;
+  pid_t pid = x->running;
+  if (pid && x->attention)
+    kill(pid, SIGURG);
+}
+
 /* ---- Outcomes ----------------------------------------------------------------------------------------- */
 
 ls_status executor_lost(ptrace_executor *x, ls_error *error) {
-  if (x->child.tracer != (pid_t)syscall(SYS_gettid))
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
-                     "the reference runs only in the thread that created it");
   tracee_end(&x->child);
   return error_set(error, LS_ERR_CHILD, 0, LS_NONE,
                    "the reference child was killed from outside; the next run makes a new one");
@@ -190,6 +238,12 @@ ls_status executor_stopped(ptrace_executor *x, const ls_run *run, ls_stop_kind k
   return LS_OK;
 }
 
+ls_status executor_not_started(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome) {
+  outcome->state = *run->state;
+  outcome->state.rip = entry;
+  return executor_stopped(x, run, LS_STOP_INTERRUPTED, outcome);
+}
+
 /* A clean run: at the stub's system call. The registers are still the guest's but for RAX, which the kernel
  * keeps as the call's number, and RSP, RCX and R11, which the stub stored before it, or SYSCALL, changed
  * them. */
@@ -210,11 +264,6 @@ static ls_status left(ptrace_executor *x, const ls_run *run, ls_outcome *outcome
 
 /* ---- Runs --------------------------------------------------------------------------------------------- */
 
-bool executor_in_load(const ptrace_executor *x) {
-  return x->regs.rip - tracee_label(&x->child, tracee_stub_load) <
-         (uint64_t)(tracee_stub_load_end - tracee_stub_load);
-}
-
 /* The way out stores FOP, FIP and FDP only on some CPUs; on others they are as at the start. */
 static void keep_x87_pointers(ptrace_executor *x) {
   memcpy(x->child.out->fx, x->child.in->fx, 32);
@@ -229,6 +278,7 @@ bool executor_enter(ptrace_executor *x, const ls_run *run, uint64_t entry, uint6
   regs->rip = way_in;
   regs->rsp = rsp;
   regs->eflags = RFLAGS_CLEAN;
+  regs->cs = x->cs;
   regs->ss = x->ss;
   regs->ds = regs->es = 0;
   return ptrace(PTRACE_SETREGS, x->child.pid, NULL, regs) == 0;
@@ -248,16 +298,22 @@ static ls_status run_through(ptrace_executor *x, const ls_run *run, uint64_t ent
     if (x->regs.rip == x->left && !x->vsyscall)
       return left(x, run, outcome);
   }
+  if (event == RUN_INTERRUPTED && executor_in_load(x))
+    return executor_not_started(x, run, entry, outcome);
   if (!executor_capture(x, &outcome->state))
     return executor_lost(x, error);
-  if (event == RUN_FAULT && executor_in_load(x) && x->regs.rsp == frame)
+  if (event == RUN_FAULT && executor_in_load(x))
     return executor_bad_state(error, x->info.si_signo == SIGSEGV ? "a selector or reserved MXCSR bits"
                                                                  : strsignal(x->info.si_signo));
   return executor_stopped(x, run, executor_stop_kind(event), outcome);
 }
 
 ls_stop_kind executor_stop_kind(run_event event) {
-  return event == RUN_SYSCALL ? LS_STOP_SYSCALL : event == RUN_FAULT ? LS_STOP_FAULT : LS_STOP_TIMEOUT;
+  static const ls_stop_kind kinds[] = {[RUN_SYSCALL] = LS_STOP_SYSCALL,
+                                       [RUN_FAULT] = LS_STOP_FAULT,
+                                       [RUN_TIMEOUT] = LS_STOP_TIMEOUT,
+                                       [RUN_INTERRUPTED] = LS_STOP_INTERRUPTED};
+  return kinds[event];
 }
 
 /* With a GS base other than 0 the kernel writes an MSR at every switch to the child, which under a hypervisor
@@ -270,32 +326,46 @@ static uint64_t choose_gs_base(void) {
 }
 
 static ls_status start(ptrace_executor *x, ls_error *error) {
-  ls_status status = tracee_start(&x->child, &x->base.box, x->base.options.tick_ms, error);
+  ls_status status = tracee_start(&x->child, &x->base.box, x->base.tick_ns, error);
   if (status)
     return status;
   x->left = tracee_label(&x->child, tracee_stub_left);
   struct user_regs_struct regs;
   if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &regs) != 0)
     return executor_lost(x, error);
+  x->cs = regs.cs;
   x->ss = regs.ss;
   x->gs_base = choose_gs_base();
   return LS_OK;
 }
 
+/* A child that this thread can run. */
+static ls_status have_child(ptrace_executor *x, ls_error *error) {
+  if (!tracee_is_mine(&x->child))
+    tracee_end(&x->child);
+  return x->child.pid ? LS_OK : start(x, error);
+}
+
 static ls_status ptrace_run(ls_executor *executor, const ls_run *run, uint64_t entry, ls_outcome *outcome,
                             ls_error *error) {
   ptrace_executor *x = (ptrace_executor *)executor;
-  if (!x->child.pid) {
-    ls_status status = start(x, error);
-    if (status)
-      return status;
-  }
-  /* The timer is periodic and may be about to strike: one tick more, so that the limit is a lower bound. */
-  uint32_t tick = executor->options.tick_ms;
+  ls_status status = have_child(x, error);
+  if (status)
+    return status;
   x->foreign = x->vsyscall = false;
-  x->ticks_left = run->limit_ms / tick + (run->limit_ms % tick != 0);
-  return run->steps ? executor_run_steps(x, run, entry, outcome, error)
-                    : run_through(x, run, entry, outcome, error);
+  x->start = *run->state;
+  ls_run own = *run;
+  own.state = &x->start;
+  status = run->steps ? executor_run_steps(x, &own, entry, outcome, error)
+                      : run_through(x, &own, entry, outcome, error);
+  if (status && run->state == &outcome->state)
+    outcome->state = x->start;
+  return status;
+}
+
+static void ptrace_changed(ls_executor *executor) {
+  if (!sandbox_forked(&executor->box))
+    tracee_end(&((ptrace_executor *)executor)->child);
 }
 
 /* ---- Making and ending -------------------------------------------------------------------------------- */
@@ -303,6 +373,7 @@ static ls_status ptrace_run(ls_executor *executor, const ls_run *run, uint64_t e
 /* The child is the parent's, and so is the gate area: this process needs its own. */
 static ls_status ptrace_forked(ls_executor *executor, ls_error *error) {
   ptrace_executor *x = (ptrace_executor *)executor;
+  x->running = 0;
   tracee_close(&x->child);
   ls_status status = tracee_open(&x->child, &executor->box, executor->vectors, error);
   return status ? status : sandbox_renew(&executor->box, error);
@@ -324,6 +395,8 @@ static void ptrace_destroy(ls_executor *executor) {
 
 static const executor_ops ptrace_ops = {.run = ptrace_run,
                                         .forked = ptrace_forked,
+                                        .interrupt = ptrace_interrupt,
+                                        .changed = ptrace_changed,
                                         .stops_syscalls = ptrace_stops_syscalls,
                                         .destroy = ptrace_destroy};
 
@@ -338,6 +411,7 @@ ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor
   }
   x->base = *base;
   x->base.ops = &ptrace_ops;
+  x->base.attention = &x->attention;
   x->area = area;
   x->area_size = area_size;
   ls_status status = tracee_open(&x->child, &base->box, base->vectors, error);

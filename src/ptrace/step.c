@@ -21,7 +21,7 @@ typedef struct stepper {
   uint64_t done;  /* instructions so far */
   uint64_t stops; /* single steps so far */
   uint64_t tf;    /* the guest's own trap flag: 0 or RFLAGS_TF */
-  uint64_t limit; /* of the child's CPU clock, nanoseconds */
+  uint64_t limit; /* of the child's CPU clock, nanoseconds, or TIME_ENDLESS */
   clockid_t clock;
 } stepper;
 
@@ -31,9 +31,25 @@ static uint64_t cpu_time(clockid_t clock) {
   return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Single steps use CPU time in small pieces between stops, which a tick that samples may miss. */
+/* Single steps use CPU time in small pieces between stops, which a tick that samples may miss: so the limit
+ * is one of the clock's, and what has been used by it is taken off the time left when the run ends. */
+static bool begin_time(stepper *s) {
+  uint64_t left = s->x->base.time_left;
+  if (clock_getcpuclockid(s->x->child.pid, &s->clock) != 0)
+    return false;
+  s->limit = left == TIME_ENDLESS ? left : cpu_time(s->clock) + left;
+  return true;
+}
+
+static void end_time(const stepper *s) {
+  if (s->limit == TIME_ENDLESS)
+    return;
+  uint64_t now = cpu_time(s->clock);
+  s->x->base.time_left = now < s->limit ? s->limit - now : 0;
+}
+
 static bool too_long(stepper *s) {
-  return ++s->stops % CLOCK_EVERY == 0 && cpu_time(s->clock) > s->limit;
+  return s->stops++ % CLOCK_EVERY == 0 && s->limit != TIME_ENDLESS && cpu_time(s->clock) > s->limit;
 }
 
 /* PUSHF under a single step stores the trap flag that the tracer set: puts the guest's own there. */
@@ -56,16 +72,19 @@ static void correct_trap_flag(stepper *s, bool loaded) {
   *rflags = (*rflags & ~(uint64_t)RFLAGS_TF) | s->tf;
 }
 
-/* Brings the child to the first instruction, general registers and all. */
-static ls_status go_to_entry(stepper *s, uint64_t entry, ls_error *error) {
+/* Brings the child to the first instruction, general registers and all. *event is RUN_INTERRUPTED if it did
+ * not get there. */
+static ls_status go_to_entry(stepper *s, uint64_t entry, run_event *event, ls_error *error) {
   ptrace_executor *x = s->x;
   uint64_t flags = x->child.inner + GATE_IN + GATE_STEP_FLAGS;
   if (!executor_enter(x, s->run, entry, x->child.step, flags))
     return executor_lost(x, error);
-  run_event event = executor_resume(x, REQUEST_SYSEMU);
-  if (event == RUN_LOST || ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
+  *event = executor_resume(x, REQUEST_SYSEMU);
+  if (*event == RUN_INTERRUPTED)
+    return LS_OK;
+  if (*event == RUN_LOST || ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
     return executor_lost(x, error);
-  if (event != RUN_SYSCALL)
+  if (*event != RUN_SYSCALL)
     return executor_bad_state(error, "a selector or reserved MXCSR bits");
   regs_from_state(s->run->state, x->gs_base, &x->regs);
   x->regs.rip = entry;
@@ -80,29 +99,36 @@ static bool stepped(const stepper *s, run_event event) {
   return event == RUN_FAULT && s->x->info.si_signo == SIGTRAP && s->x->info.si_code == TRACE_CODE && !s->tf;
 }
 
+/* One single step: of a repeated string instruction one repetition. An event other than RUN_FAULT, or
+ * !*whole, ends the run, with the state captured. */
+static run_event single_step(stepper *s, bool may_load_flags, bool *whole) {
+  ptrace_executor *x = s->x;
+  ls_state *state = &s->outcome->state;
+  run_event event = too_long(s) ? RUN_TIMEOUT : executor_resume(x, REQUEST_SYSEMU_SINGLESTEP);
+  if (event == RUN_LOST || !executor_capture(x, state))
+    return RUN_LOST;
+  vectors_repeat(x->base.vectors, s->run->state, state);
+  *whole = stepped(s, event);
+  correct_trap_flag(s, *whole && may_load_flags);
+  return event;
+}
+
 /* One instruction. Sets *kind and returns true if the run ended with it. */
 static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
   ptrace_executor *x = s->x;
-  ls_state *state = &s->outcome->state;
-  guest_code code;
-  uint64_t before;
+  const ls_state *state = &s->outcome->state;
+  uint64_t before = x->regs.rip;
+  const guest_code code = guest_code_at(&x->base.box, before);
   do {
-    before = x->regs.rip;
-    code = guest_code_at(&x->base.box, before);
-    run_event event = executor_resume(x, REQUEST_SYSEMU_SINGLESTEP);
-    *lost = event == RUN_LOST || !executor_capture(x, state);
+    bool whole = false;
+    run_event event = single_step(s, code.popf, &whole);
+    *lost = event == RUN_LOST;
     if (*lost)
       return true;
-    vectors_repeat(x->base.vectors, s->run->state, state);
-    bool whole = stepped(s, event);
-    correct_trap_flag(s, whole && code.popf);
     if (!whole) {
       *kind = executor_stop_kind(event);
       return true;
     }
-    *kind = LS_STOP_TIMEOUT;
-    if (too_long(s))
-      return true;
   } while (code.rep_string && state->rip == before);
   if (code.pushf)
     correct_pushed(s);
@@ -115,22 +141,31 @@ static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
   return *kind == LS_STOP_EXIT || s->done == s->run->steps;
 }
 
+static ls_status run_steps(stepper *s, uint64_t entry, ls_error *error) {
+  run_event event = RUN_LOST;
+  ls_status status = go_to_entry(s, entry, &event, error);
+  if (status)
+    return status;
+  if (event == RUN_INTERRUPTED)
+    return executor_not_started(s->x, s->run, entry, s->outcome);
+  ls_stop_kind kind = LS_STOP_STEPS;
+  bool lost = false;
+  while (!step(s, &kind, &lost)) {
+  }
+  if (lost)
+    return executor_lost(s->x, error);
+  if (kind == LS_STOP_SYSCALL && !s->tf)
+    s->outcome->state.gpr[LS_R11] &= ~(uint64_t)RFLAGS_TF; /* SYSCALL stores RFLAGS there */
+  return executor_stopped(s->x, s->run, kind, s->outcome);
+}
+
 ls_status executor_run_steps(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome,
                              ls_error *error) {
   stepper s = {.x = x, .run = run, .outcome = outcome};
-  if (clock_getcpuclockid(x->child.pid, &s.clock) != 0)
+  if (!begin_time(&s))
     return executor_lost(x, error);
-  s.limit = cpu_time(s.clock) + UINT64_C(1000000) * run->limit_ms;
-  ls_status status = go_to_entry(&s, entry, error);
-  if (status)
-    return status;
-  ls_stop_kind kind = LS_STOP_STEPS;
-  bool lost = false;
-  while (!step(&s, &kind, &lost)) {
-  }
-  if (lost)
-    return executor_lost(x, error);
-  if (kind == LS_STOP_SYSCALL && !s.tf)
-    outcome->state.gpr[LS_R11] &= ~(uint64_t)RFLAGS_TF; /* SYSCALL stores RFLAGS there */
-  return executor_stopped(x, run, kind, outcome);
+  ls_status status = run_steps(&s, entry, error);
+  if (!status)
+    end_time(&s);
+  return status;
 }

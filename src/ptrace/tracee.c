@@ -350,9 +350,10 @@ static ls_status wait_at(tracee *child, const sandbox *box, const uint8_t *label
       return died(report, error);
     struct user_regs_struct regs;
     if (report.event == WAIT_SIGNAL && ptrace(PTRACE_GETREGS, child->pid, NULL, &regs) == 0) {
-      if (regs.rip == tracee_label(child, label))
+      bool int3 = report.signal == SIGTRAP; /* other signals may come anywhere */
+      if (int3 && regs.rip == tracee_label(child, label))
         return LS_OK;
-      if (regs.rip == tracee_label(child, tracee_stub_failed))
+      if (int3 && regs.rip == tracee_label(child, tracee_stub_failed))
         return call_failed(child, box, &regs, error);
       if (report.signal == SIGSEGV || report.signal == SIGBUS || report.signal == SIGILL)
         return died((wait_report){.event = WAIT_DEAD, .signal = report.signal}, error);
@@ -387,9 +388,28 @@ static pid_t fork_child(const child_setup *setup) {
   return pid;
 }
 
-static ls_status start_keeping(tracee *child, const sandbox *box, uint32_t tick_ms, const kept_spans *kept,
+/* Thread ids and addresses of thread-local variables come back when a thread has ended. */
+static uint64_t this_thread(void) {
+  static _Atomic uint64_t last;
+  static _Thread_local uint64_t number;
+  if (!number)
+    number = ++last;
+  return number;
+}
+
+bool tracee_is_mine(const tracee *child) {
+  return child->tracer == this_thread();
+}
+
+/* In microseconds, which setitimer counts in; 0 would disarm it. */
+static struct timeval tick_time(uint64_t ns) {
+  uint64_t us = ns < 1000 ? 1 : ns / 1000;
+  return (struct timeval){.tv_sec = (time_t)(us / 1000000), .tv_usec = (suseconds_t)(us % 1000000)};
+}
+
+static ls_status start_keeping(tracee *child, const sandbox *box, uint64_t tick_ns, const kept_spans *kept,
                                ls_error *error) {
-  struct timeval tick = {.tv_sec = tick_ms / 1000, .tv_usec = tick_ms % 1000 * 1000};
+  struct timeval tick = tick_time(tick_ns);
   child->in->timer = (struct itimerval){.it_interval = tick, .it_value = tick};
   child->in->no_signals = 0;
   child->in->go = 0;
@@ -400,7 +420,7 @@ static ls_status start_keeping(tracee *child, const sandbox *box, uint32_t tick_
                        .go = &child->in->go,
                        .inner = child->inner,
                        .start = tracee_label(child, tracee_stub_start)};
-  child->tracer = (pid_t)syscall(SYS_gettid);
+  child->tracer = this_thread();
   pid_t pid = fork_child(&setup);
   if (pid < 0)
     return error_set(error, LS_ERR_NO_REFERENCE, -pid, LS_NONE, "no reference: fork failed: %s",
@@ -412,23 +432,26 @@ static ls_status start_keeping(tracee *child, const sandbox *box, uint32_t tick_
   return status;
 }
 
-ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_error *error) {
+ls_status tracee_start(tracee *child, const sandbox *box, uint64_t tick_ns, ls_error *error) {
   kept_spans kept = {.count = 0};
   child->sealed = false;
-  ls_status status = start_keeping(child, box, tick_ms, &kept, error);
+  ls_status status = start_keeping(child, box, tick_ns, &kept, error);
   if (!child->sealed)
     return status;
   kept = sealed_by_kernel();
-  return kept.count ? start_keeping(child, box, tick_ms, &kept, error) : status;
+  return kept.count ? start_keeping(child, box, tick_ns, &kept, error) : status;
 }
 
 void tracee_end(tracee *child) {
   if (!child->pid)
     return;
-  kill(child->pid, SIGKILL);
-  wait_report report;
-  do
+  wait_report report = wait_until(child->pid, 0);
+  if (report.event != WAIT_DEAD) /* else the number may be another process's: the host can have reaped it */
+    kill(child->pid, SIGKILL);
+  while (report.event != WAIT_DEAD) {
     report = wait_until(child->pid, END_MS);
-  while (report.event != WAIT_DEAD && report.event != WAIT_NOTHING);
+    if (report.event == WAIT_NOTHING)
+      break;
+  }
   child->pid = 0;
 }

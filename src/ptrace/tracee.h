@@ -16,10 +16,10 @@
 #include "stub.h"
 
 typedef struct tracee {
-  pid_t pid;    /* 0: there is none */
-  pid_t tracer; /* the thread that may use ptrace on it */
-  int fd;       /* memfd of the gate area, -1: none */
-  gate_in *in;  /* aliases of the shared pages, NULL: none */
+  pid_t pid;       /* 0: there is none */
+  uint64_t tracer; /* the thread that may use ptrace on it, by a number that no other thread gets */
+  int fd;          /* memfd of the gate area, -1: none */
+  gate_in *in;     /* aliases of the shared pages, NULL: none */
   gate_out *out;
   uint8_t *alias; /* of the whole memfd */
   bool sealed;    /* the start failed because memory is sealed */
@@ -37,9 +37,13 @@ ls_status tracee_open(tracee *child, const sandbox *box, ls_vectors vectors, ls_
 
 /* Makes the process and brings it to its first stop, ready to run; the caller has none. LS_ERR_NO_REFERENCE
  * says why tracing is not possible, LS_ERR_ADDRESS which window the kernel would not map. */
-ls_status tracee_start(tracee *child, const sandbox *box, uint32_t tick_ms, ls_error *error);
+ls_status tracee_start(tracee *child, const sandbox *box, uint64_t tick_ns, ls_error *error);
 
-/* Kills and reaps it, if there is one. */
+/* May the calling thread use ptrace on it? If there is one at all. */
+bool tracee_is_mine(const tracee *child);
+
+/* Kills and reaps it, if there is one and it is still this process's. In any thread, also after the tracer's
+ * end. */
 void tracee_end(tracee *child);
 
 /* Drops the gate area, in this process alone; a process must have been ended or be another process's. */

@@ -46,7 +46,7 @@ wait_report wait_until(pid_t pid, int milliseconds) {
       return wait_decode(status);
     if (got < 0 && errno != EINTR)
       return (wait_report){.event = WAIT_DEAD};
-    if (milliseconds_now() > end)
+    if (milliseconds_now() >= end)
       return (wait_report){.event = WAIT_NOTHING};
     nanosleep(&pause, NULL);
     if (pause.tv_nsec < 200000)

@@ -27,7 +27,7 @@ wait_report wait_decode(int status);
  * about, would have none. A process that is not this thread's to wait for is WAIT_DEAD. */
 wait_report wait_for(pid_t pid);
 
-/* The same for a child whose tick is not armed: polls for at most `milliseconds`. */
+/* The same for a child whose tick is not armed: polls for at most `milliseconds`, with 0 once. */
 wait_report wait_until(pid_t pid, int milliseconds);
 
 #endif
