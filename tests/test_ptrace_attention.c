@@ -447,11 +447,9 @@ static void test_sampling(void **unused) {
   executor->ops->changed(executor);
   executor->sampling = true;
   LOAD(COUNTING);
-  uint64_t ticks = 0;
   for (unsigned i = 0; i < 20; i++) {
     assert_int_equal(go_on(i % 4 ? 0 : UINT64_MAX), LS_STOP_INTERRUPTED);
     assert_int_equal(executor->sample_ticks, 1);
-    ticks += executor->sample_ticks;
     executor->sample_ticks = 0;
   }
   assert_int_equal(executor->time_left, TIME_ENDLESS);
