@@ -234,6 +234,22 @@ static void test_steps_endless(void **unused) {
   interrupt_counting(&s, UINT64_MAX, 1000000, 200);
 }
 
+/* What a segment touched is told from its own start, which is where the outcome goes. fld1; jmp self */
+static void test_x87_in_place(void **unused) {
+  (void)unused;
+  static ls_state s;
+  fill_state(&s, 250);
+  outcome.state = s;
+  executor->tick_ns = 2 * MS;
+  executor->ops->changed(executor);
+  executor->sampling = true;
+  LOAD("\xd9\xe8\xeb\xfe");
+  assert_int_equal(go(&(ls_run){.state = &outcome.state}, X), LS_STOP_INTERRUPTED);
+  assert_int_equal(outcome.touched, LS_USES_X87);
+  s.rip = X + 2;
+  check_state("x87 in place", &s, &outcome.state);
+}
+
 /* jmp far [rbx] into 32-bit code: inc edi; lea esi, [esi+3]; jmp to the former. */
 static void test_32_bit_code(void **unused) {
   (void)unused;
@@ -396,6 +412,7 @@ static void run_to_end(const struct guest *g, const ls_state *s, ending *to, uns
     if (kind == LS_STOP_EXIT)
       break;
     assert_int_equal(kind, LS_STOP_INTERRUPTED);
+    assert_int_not_equal(outcome.stop.instruction, LS_NONE); /* at the gate it is as good as out */
     *interrupted += outcome.state.rip != X;
   }
   to->state = outcome.state;
@@ -672,21 +689,14 @@ int main(void) {
   if (failed)
     return failed;
   const struct CMUnitTest tests[] = {
-      WITH_EXECUTOR(test_endless),
-      WITH_EXECUTOR(test_garbage_rsp),
-      WITH_EXECUTOR(test_steps_endless),
-      WITH_EXECUTOR(test_32_bit_code),
-      WITH_EXECUTOR(test_before),
-      WITH_EXECUTOR(test_in_vain),
-      WITH_EXECUTOR(test_in_vain_while_running),
-      WITH_EXECUTOR(test_short_guests),
-      WITH_EXECUTOR(test_sampling),
-      WITH_EXECUTOR(test_limit_in_segments),
-      WITH_EXECUTOR(test_threads_in_turn),
-      WITH_EXECUTOR(test_other_creator),
-      WITH_EXECUTOR(test_killed),
-      WITH_EXECUTOR(test_refused_state),
-      WITH_EXECUTOR(test_changed_under_rings),
+      WITH_EXECUTOR(test_endless),           WITH_EXECUTOR(test_garbage_rsp),
+      WITH_EXECUTOR(test_steps_endless),     WITH_EXECUTOR(test_x87_in_place),
+      WITH_EXECUTOR(test_32_bit_code),       WITH_EXECUTOR(test_before),
+      WITH_EXECUTOR(test_in_vain),           WITH_EXECUTOR(test_in_vain_while_running),
+      WITH_EXECUTOR(test_short_guests),      WITH_EXECUTOR(test_sampling),
+      WITH_EXECUTOR(test_limit_in_segments), WITH_EXECUTOR(test_threads_in_turn),
+      WITH_EXECUTOR(test_other_creator),     WITH_EXECUTOR(test_killed),
+      WITH_EXECUTOR(test_refused_state),     WITH_EXECUTOR(test_changed_under_rings),
       WITH_EXECUTOR(test_moved_code),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

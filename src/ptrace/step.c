@@ -99,8 +99,8 @@ static bool stepped(const stepper *s, run_event event) {
   return event == RUN_FAULT && s->x->info.si_signo == SIGTRAP && s->x->info.si_code == TRACE_CODE && !s->tf;
 }
 
-/* One single step: of a repeated string instruction one repetition. An event other than RUN_FAULT, or
- * !*whole, ends the run, with the state captured. */
+/* One single step, of a repeated string instruction one repetition; captures the state. If it was not the
+ * *whole of it that was executed, the run ends with the event returned. */
 static run_event single_step(stepper *s, bool may_load_flags, bool *whole) {
   ptrace_executor *x = s->x;
   ls_state *state = &s->outcome->state;
@@ -117,9 +117,11 @@ static run_event single_step(stepper *s, bool may_load_flags, bool *whole) {
 static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
   ptrace_executor *x = s->x;
   const ls_state *state = &s->outcome->state;
-  uint64_t before = x->regs.rip;
-  const guest_code code = guest_code_at(&x->base.box, before);
+  guest_code code;
+  uint64_t before;
   do {
+    before = x->regs.rip;
+    code = guest_code_at(&x->base.box, before);
     bool whole = false;
     run_event event = single_step(s, code.popf, &whole);
     *lost = event == RUN_LOST;
