@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -40,7 +41,8 @@ static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *
 
 static void finish(const signal_executor *executor, const ls_run *run, ls_outcome *outcome) {
   ls_state *state = &outcome->state;
-  finish_vectors(executor->base.vectors, run->state, state);
+  if (state != run->state)
+    finish_vectors(executor->base.vectors, run->state, state);
   state->reserved0 = 0;
   state->reserved1 = 0;
   state->reserved2 = 0; /* FXSAVE puts MXCSR_MASK there */
@@ -48,35 +50,53 @@ static void finish(const signal_executor *executor, const ls_run *run, ls_outcom
   outcome->reserved = 0;
 }
 
-/* One tick more than fills the limit, since the first one comes at any time after the start. Runs seldom
- * change their limit, and a division costs a tenth of a short run. */
-static uint64_t ticks_for(signal_executor *executor, uint32_t limit_ms) {
-  if (limit_ms != executor->limit_ms) {
-    uint32_t tick_ms = executor->base.options.tick_ms;
-    executor->limit_ms = limit_ms;
-    executor->limit_ticks = ((uint64_t)limit_ms + tick_ms - 1) / tick_ms + 1;
-  }
-  return executor->limit_ticks;
-}
-
-static uint32_t prepare_steps(const signal_executor *executor, const ls_run *run, uint64_t entry,
+static uint32_t prepare_steps(const signal_executor *executor, const ls_state *state, uint64_t entry,
                               thread_record *record) {
-  record->steps_left = run->steps;
-  if (!run->steps)
+  if (!record->steps_left)
     return 0;
-  record->guest_tf = (run->state->rflags & RFLAGS_TF) != 0;
-  record->coming = handler_step_effect(executor, entry, run->state->gpr[LS_RSP]);
+  record->guest_tf = (state->rflags & RFLAGS_TF) != 0;
+  handler_expect_step(record, executor, entry, state->gpr[LS_RSP]);
   return GATE_FORCE_TF;
 }
 
-static uint64_t pass_gate(signal_executor *executor, const ls_run *run) {
-  if (!(run->uses & LS_USES_X87))
-    return executor->enter(run->state);
+static uint64_t enter(signal_executor *executor, const ls_state *state, uint64_t entry, uint32_t uses) {
+  gate_data *data = executor->data;
+  data->entry = entry;
+  data->flags = executor->gate_flags | (uses & LS_USES_X87 ? GATE_USES_X87 : 0) |
+                prepare_steps(executor, state, entry, data->record);
+  if (!(uses & LS_USES_X87))
+    return executor->enter(state);
   uint16_t fsw;
   __asm__ volatile("fnstsw %0" : "=m"(fsw));
-  uint64_t how = executor->enter(run->state);
+  uint64_t how = executor->enter(state);
   if (fsw)
     restore_fsw(fsw);
+  return how;
+}
+
+/* Was the guest interrupted, but not for the caller? */
+static bool in_passing(const signal_executor *executor, uint64_t how, const ls_outcome *outcome) {
+  const ls_executor *base = &executor->base;
+  return (how == GATE_INTERRUPTED || (how == GATE_STOPPED && outcome->stop.kind == LS_STOP_INTERRUPTED)) &&
+         !(base->sampling && base->sample_ticks) &&
+         !atomic_load_explicit(base->attention, memory_order_relaxed);
+}
+
+/* Enters the guest as often as it must leave only because the kernel could not return to it. */
+static uint64_t pass_gate(signal_executor *executor, const ls_run *run, uint64_t entry, ls_outcome *outcome) {
+  const ls_state *state = run->state;
+  uint64_t how;
+  while (in_passing(executor, how = enter(executor, state, entry, run->uses), outcome))
+    if (how == GATE_STOPPED) {
+      state = &outcome->state;
+      entry = state->rip;
+    }
+  if (how == GATE_INTERRUPTED) {
+    if (state != &outcome->state)
+      outcome->state = *state;
+    outcome->state.rip = entry;
+    outcome->stop = (ls_stop){.kind = LS_STOP_INTERRUPTED};
+  }
   return how;
 }
 
@@ -89,13 +109,9 @@ static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_ou
       return status;
   }
   thread_record *record = thread_current;
-  gate_data *data = executor->data;
-  record->ticks_left = ticks_for(executor, run->limit_ms);
-  data->entry = entry;
-  data->outcome = outcome;
-  data->flags = executor->gate_flags | (run->uses & LS_USES_X87 ? GATE_USES_X87 : 0) |
-                prepare_steps(executor, run, entry, record);
-  uint64_t how = pass_gate(executor, run);
+  record->steps_left = run->steps;
+  executor->data->outcome = outcome;
+  uint64_t how = pass_gate(executor, run, entry, outcome);
   if (how == GATE_REFUSED)
     return error_set(error, LS_ERR_STATE, 0, LS_NONE,
                      "the CPU refuses the state: look at MXCSR's reserved bits, DS, ES and SS");
@@ -110,13 +126,14 @@ static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_ou
 /* ---- The gate ---- */
 
 typedef struct gate_template {
-  const uint8_t *begin, *resume, *enter, *end;
+  const uint8_t *begin, *resume, *unstarted, *enter, *end;
 } gate_template;
 
 static const gate_template templates[] = {
-    [LS_VECTORS_SSE] = {gate_sse_begin, gate_sse_resume, gate_sse_enter, gate_sse_end},
-    [LS_VECTORS_AVX] = {gate_avx_begin, gate_avx_resume, gate_avx_enter, gate_avx_end},
-    [LS_VECTORS_AVX512] = {gate_avx512_begin, gate_avx512_resume, gate_avx512_enter, gate_avx512_end},
+    [LS_VECTORS_SSE] = {gate_sse_begin, gate_sse_resume, gate_sse_unstarted, gate_sse_enter, gate_sse_end},
+    [LS_VECTORS_AVX] = {gate_avx_begin, gate_avx_resume, gate_avx_unstarted, gate_avx_enter, gate_avx_end},
+    [LS_VECTORS_AVX512] = {gate_avx512_begin, gate_avx512_resume, gate_avx512_unstarted, gate_avx512_enter,
+                           gate_avx512_end},
 };
 
 /* LS_GATE_SIZE bytes at `address`, of which the first `used` can be written and the others not touched. */
@@ -144,9 +161,11 @@ static void fill_inner(signal_executor *executor) {
   executor->inner = inner;
   executor->data = (gate_data *)(inner + GATE_CODE);
   executor->data->executor = executor;
+  executor->base.attention = &executor->data->attention;
   executor->enter = (gate_enter)(inner + (uint64_t)(t->enter - t->begin));
   executor->enter_at = (uint64_t)(uintptr_t)executor->enter;
   executor->resume = inner + (uint64_t)(t->resume - t->begin);
+  executor->unstarted = inner + (uint64_t)(t->unstarted - t->begin);
   executor->code_end = inner + (uint64_t)(t->end - t->begin);
 }
 
@@ -199,6 +218,17 @@ static ls_status forked(ls_executor *base, ls_error *error) {
   return status;
 }
 
+static void interrupt(ls_executor *base, int tid) {
+  handler_ring(tid, base->options.interrupt_signal);
+}
+
+/* The next run finds no record and attaches its thread anew. No guest runs, and whoever calls this makes it
+ * happen before that run: both touch plain data. */
+static void changed(ls_executor *base) {
+  ((signal_executor *)base)->data->record = NULL;
+  touch(&base->box.layout);
+}
+
 static int stops_syscalls(ls_executor *base) {
   (void)base;
   return thread_can_dispatch();
@@ -213,8 +243,12 @@ static void destroy(ls_executor *base) {
   free(executor);
 }
 
-static const executor_ops ops = {
-    .run = run, .forked = forked, .stops_syscalls = stops_syscalls, .destroy = destroy};
+static const executor_ops ops = {.run = run,
+                                 .forked = forked,
+                                 .interrupt = interrupt,
+                                 .changed = changed,
+                                 .stops_syscalls = stops_syscalls,
+                                 .destroy = destroy};
 
 static bool can_interrupt(int sig) {
   enum { LIBC_FIRST = 32, LIBC_LAST = 33 }; /* signals that libc keeps for itself */
@@ -236,7 +270,6 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   *made = (signal_executor){.base = *base};
   made->base.ops = &ops;
   made->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
-  made->limit_ticks = 1; /* of a limit of 0 ms */
   made->gate_flags = cpu()->fsgsbase ? GATE_FSGSBASE : 0;
   status = make_gates(made, error);
   if (!status) {

@@ -6,12 +6,15 @@
  *       FCW and RFLAGS; host_rsp = RSP;         outcome->state = general registers, selectors
  *     record->running = executor;               DS, ES = the host's; result = GATE_EXITED
  *     record->selector = BLOCK;               leave:
- *     if x87 is used, load it, else             outcome->state = vectors, MXCSR, x87 if used
- *       outcome->state = state's;               MXCSR, FCW, FS and GS bases = the host's
- *     load vectors, MXCSR, DS, ES,
+ *     if (attention)                            outcome->state = vectors, MXCSR, x87 if used
+ *       result = GATE_INTERRUPTED,              FCW = the host's, if x87 is used
+ *       goto unstarted;                       tail:
+ *     if x87 is used, load it, else             MXCSR, FS and GS bases = the host's
+ *       outcome->state = state's;               record->selector = ALLOW; record->running = NULL;
+ *     load vectors, MXCSR, DS, ES,              return result;
  *       RFLAGS, general registers, RSP;
- *     goto entry;                               record->selector = ALLOW; record->running = NULL;
- *   }                                           return result;
+ *     goto entry;                             unstarted:
+ *   }                                           FCW = the host's, if x87 is used; goto tail;
  *
  * Nothing here touches guest memory or the guest's stack. While AC may be set, every access is aligned. */
 #include "../state_offsets.h"
@@ -152,8 +155,10 @@
 
 .macro gate vectors
   .p2align 6
-  .globl gate_\vectors\()_begin, gate_\vectors\()_resume, gate_\vectors\()_enter, gate_\vectors\()_end
-  .hidden gate_\vectors\()_begin, gate_\vectors\()_resume, gate_\vectors\()_enter, gate_\vectors\()_end
+  .irp place, begin, resume, unstarted, enter, end
+  .globl gate_\vectors\()_\place
+  .hidden gate_\vectors\()_\place
+  .endr
   .type gate_\vectors\()_begin, @object
 gate_\vectors\()_begin:
   .set .Ldata_\vectors, gate_\vectors\()_begin + GATE_CODE
@@ -214,6 +219,7 @@ gate_\vectors\()_begin:
   fldcw SAVED_FCW(%rsp)
 2:
   stmxcsr STATE_MXCSR(%rax)
+.Ltail_\vectors:
   ldmxcsr SAVED_MXCSR(%rsp)
   clear_upper_\vectors
   movb $0, RECORD_SELECTOR(%rcx)
@@ -258,6 +264,16 @@ gate_\vectors\()_resume:
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
   jmp .Lleave_\vectors
 
+gate_\vectors\()_unstarted:
+.Lunstarted_\vectors:
+  popfq
+  mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
+  testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz .Ltail_\vectors
+  fninit
+  fldcw SAVED_FCW(%rsp)
+  jmp .Ltail_\vectors
+
   .p2align 4
 gate_\vectors\()_enter:
   push %rbx
@@ -275,6 +291,8 @@ gate_\vectors\()_enter:
   mov .Ldata_\vectors + GATE_EXECUTOR(%rip), %rax
   mov %rax, RECORD_RUNNING(%rdx)
   movb $1, RECORD_SELECTOR(%rdx)
+  cmpl $0, .Ldata_\vectors + GATE_ATTENTION(%rip)
+  jne 7f
   testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
   jnz 6f
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rcx
@@ -289,7 +307,7 @@ gate_\vectors\()_enter:
   jnz 3f
   testb $GATE_FORCE_TF, .Ldata_\vectors + GATE_FLAGS(%rip)
   jnz 3f
-  cmpw $USER_SS, STATE_SS(%rdi)
+  cmpl $(USER_SS << 16 | USER_CS), STATE_CS(%rdi) /* and STATE_SS, next to it */
   jne 3f
   pushq STATE_RFLAGS(%rdi)
   popfq
@@ -305,7 +323,7 @@ gate_\vectors\()_enter:
   fxrstor64 .Lx87_\vectors\()(%rip)
   jmp 2b
 
-  /* With TF, and for an odd SS, by IRET: it loads RIP, CS, RFLAGS, RSP and SS at once, so that the first trap
+  /* With TF, and for an odd CS or SS, by IRET: it loads RIP, CS, RFLAGS, RSP and SS at once, so that the first trap
    * comes after exactly one instruction of the guest (SDM vol. 3, 18.3.1.4). */
 3:
   movzwl STATE_SS(%rdi), %eax
@@ -318,11 +336,16 @@ gate_\vectors\()_enter:
   or $FLAG_TF, %rax
 4:
   push %rax
-  push $USER_CS
+  movzwl STATE_CS(%rdi), %eax
+  push %rax
   pushq .Ldata_\vectors + GATE_ENTRY(%rip)
   load_general
   mov STATE_GPR + 56(%rdi), %rdi
   iretq
+
+7:
+  mov $GATE_INTERRUPTED, %ebx
+  jmp .Lunstarted_\vectors
 gate_\vectors\()_end:
   .org gate_\vectors\()_begin + GATE_CODE /* an error if the code does not fit */
   .size gate_\vectors\()_begin, . - gate_\vectors\()_begin

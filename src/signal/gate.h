@@ -27,6 +27,7 @@
 #define GATE_GUEST_RSP 40
 #define GATE_GUEST_RAX 48
 #define GATE_FLAGS     56
+#define GATE_ATTENTION 60
 #define GATE_STACK     64
 #define GATE_STACK_TOP 256
 #define GATE_X87       256
@@ -49,10 +50,12 @@
 #define ARENA_SIZE 0x10000000
 
 /* What the way out returns: the guest jumped to G; the handler ended the run and has filled in the general
- * registers and the stop; the CPU refused the state. */
-#define GATE_EXITED  0
-#define GATE_STOPPED 1
-#define GATE_REFUSED 2
+ * registers and the stop; the CPU refused the state; nothing of the guest ran because of attention, or
+ * because the way in was interrupted where the kernel cannot return to. */
+#define GATE_EXITED      0
+#define GATE_STOPPED     1
+#define GATE_REFUSED     2
+#define GATE_INTERRUPTED 3
 
 #ifndef __ASSEMBLER__
 
@@ -71,7 +74,8 @@ typedef struct gate_data {
   struct thread_record *record;     /* of the thread that runs */
   struct signal_executor *executor; /* whose gate this is */
   uint64_t guest_rsp, guest_rax;    /* for a few instructions of the exit */
-  uint32_t flags, reserved;
+  uint32_t flags;
+  _Atomic uint32_t attention;                        /* what executor->base.attention points to */
   uint64_t stack[(GATE_STACK_TOP - GATE_STACK) / 8]; /* for PUSHF, POPF and IRET */
   uint8_t x87[512];                                  /* FXSAVE area */
 } gate_data;
@@ -85,23 +89,29 @@ _Static_assert(offsetof(gate_data, executor) == GATE_EXECUTOR, "gate.S");
 _Static_assert(offsetof(gate_data, guest_rsp) == GATE_GUEST_RSP, "gate.S");
 _Static_assert(offsetof(gate_data, guest_rax) == GATE_GUEST_RAX, "gate.S");
 _Static_assert(offsetof(gate_data, flags) == GATE_FLAGS, "gate.S");
+_Static_assert(offsetof(gate_data, attention) == GATE_ATTENTION, "gate.S");
 _Static_assert(offsetof(gate_data, stack) == GATE_STACK, "gate.S");
 _Static_assert(offsetof(gate_data, x87) == GATE_X87 && GATE_X87 % 64 == 0, "gate.S");
 _Static_assert(sizeof(gate_data) <= LS_PAGE && GATE_CODE % LS_PAGE == 0, "one page");
 
 /* The templates, one for each ls_vectors, and places in them. Data, not code: only copies are run.
  *
- * `enter`, called as uint64_t enter(const ls_state *state), runs the guest and returns GATE_EXITED,
- * GATE_STOPPED or GATE_REFUSED with everything of the host as it was. It reads the state and gate_data and
- * writes outcome->state: after GATE_EXITED all but rip and what `finish` in executor.c adds.
+ * `enter`, called as uint64_t enter(const ls_state *state), runs the guest and returns one of the above with
+ * everything of the host as it was. It reads the state and gate_data and writes outcome->state, which may be
+ * the same: after GATE_EXITED all but rip and what `finish` in executor.c adds. After GATE_REFUSED and
+ * GATE_INTERRUPTED the state is as it was.
  *
  * `resume` is where the handler sends a thread that shall leave the guest: RSP = host_rsp, RBX = what enter
  * returns, DS and ES the host's, vectors, x87 and MXCSR the guest's. It stores these and returns from enter.
+ *
+ * `unstarted` is the same for a thread that shall leave before anything of the guest has run. It stores
+ * nothing.
  *
  * From `enter` to `end` the code only reads the state: a fault there is a state that cannot be loaded. */
 #define GATE_TEMPLATE(vectors)                                                                               \
   extern const uint8_t gate_##vectors##_begin[] __attribute__((visibility("hidden")));                       \
   extern const uint8_t gate_##vectors##_resume[] __attribute__((visibility("hidden")));                      \
+  extern const uint8_t gate_##vectors##_unstarted[] __attribute__((visibility("hidden")));                   \
   extern const uint8_t gate_##vectors##_enter[] __attribute__((visibility("hidden")));                       \
   extern const uint8_t gate_##vectors##_end[] __attribute__((visibility("hidden")))
 GATE_TEMPLATE(sse);

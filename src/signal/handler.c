@@ -3,8 +3,12 @@
  * Compiled without stack protector, sanitizers and coverage: when it starts, FS may be the guest's. It uses
  * no TLS, takes no lock, and makes system calls through kernel_call only. It never jumps out: a guest that
  * has stopped is left by editing the frame, so that rt_sigreturn arrives in the gate with the guest's vectors
- * still in the registers, where the gate stores them as after any run. */
+ * still in the registers, where the gate stores them as after any run.
+ *
+ * Whatever the signal was, at the end attention is looked at: a request that was made before any of our
+ * signals came is seen by it. */
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -22,9 +26,10 @@ typedef enum place {
   PLACE_GUEST
 } place;
 
-/* What an instruction about to be stepped does with TF. */
+/* What an instruction about to be stepped does to stepping. */
 typedef enum step_effect {
   STEP_PLAIN,
+  STEP_REPEATS,      /* a repeated string instruction: traps after every repetition */
   STEP_PUSHES_FLAGS, /* PUSHF: would show the guest our TF */
   STEP_SETS_TF       /* POPF or IRET of an image with TF: from here on TF is the guest's */
 } step_effect;
@@ -34,6 +39,8 @@ enum {
   ARCH_SET_FS_BASE = 0x1002,
   REPEAT_ROOM = 136, /* see handler_repeat_call */
   PREFIXES_MAX = 14,
+  REPNE = 0xf2,
+  REPE = 0xf3,
   USER_CS = 0x33, /* asm/segment.h */
   USER_SS = 0x2b,
   SS_SHIFT = 48 /* REG_CSGSFS: CS, GS, FS, SS; the kernel fills in CS and SS only */
@@ -83,7 +90,7 @@ static place find_place(const ucontext_t *context, const thread_record *record) 
   uint64_t rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
   if (is_gate(executor, rip))
     return PLACE_GATE;
-  if (rip > executor->inner && rip < executor->code_end)
+  if (rip > executor->inner && rip < executor->code_end) /* also where `leave` sends a thread */
     return rip >= executor->enter_at ? PLACE_ENTERING : PLACE_LEAVING;
   return on_top_of_guest(context, record) ? PLACE_HOST : PLACE_GUEST;
 }
@@ -140,10 +147,12 @@ static void load_guest_bases(const signal_executor *executor, const bases *guest
 
 /* ---- Ending a run ---- */
 
-/* With selectors of 64-bit code: the guest may have returned far into another mode. */
-static void leave(const signal_executor *executor, const thread_record *record, greg_t *regs,
-                  handler_frame *frame, uint64_t result) {
-  regs[REG_RIP] = (greg_t)executor->resume;
+/* By `resume` or `unstarted`. With selectors of 64-bit code: the guest may have returned far into another
+ * mode. */
+static void leave(const thread_record *record, uint64_t by, greg_t *regs, handler_frame *frame,
+                  uint64_t result) {
+  const signal_executor *executor = record->running;
+  regs[REG_RIP] = (greg_t)by;
   regs[REG_RSP] = (greg_t)executor->data->host_rsp;
   regs[REG_RBX] = (greg_t)result;
   regs[REG_EFL] = RFLAGS_CLEAN;
@@ -193,7 +202,7 @@ static void stop(thread_record *record, ls_stop_kind kind, const siginfo_t *info
     outcome->stop.address = outcome->state.rip;
   if (kind == LS_STOP_SYSCALL)
     outcome->stop.number = outcome->state.gpr[LS_RAX];
-  leave(executor, record, regs, frame, GATE_STOPPED);
+  leave(record, executor->resume, regs, frame, GATE_STOPPED);
 }
 
 /* ---- Signals of the host ---- */
@@ -291,27 +300,40 @@ static bool is_prefix(uint8_t byte) {
          (byte & 0xfe) == 0x64 || (byte & 0xf0) == 0x40;
 }
 
-static uint8_t opcode_at(const sandbox *box, uint64_t rip) {
+static uint8_t opcode_at(const sandbox *box, uint64_t rip, bool *repeated) {
   for (int i = 0; i <= PREFIXES_MAX; i++) {
     const uint8_t *byte = guest_memory(box, rip + (uint64_t)i, 1);
     if (!byte)
       return 0;
     if (!is_prefix(*byte))
       return *byte;
+    *repeated |= *byte == REPNE || *byte == REPE;
   }
   return 0;
 }
 
-uint8_t handler_step_effect(const signal_executor *executor, uint64_t rip, uint64_t rsp) {
+/* INS and OUTS; MOVS and CMPS; STOS, LODS and SCAS. */
+static bool is_string(uint8_t opcode) {
+  return (opcode & 0xfc) == 0x6c || (opcode & 0xfc) == 0xa4 || (opcode >= 0xaa && opcode <= 0xaf);
+}
+
+static step_effect step_effect_of(const sandbox *box, uint64_t rip, uint64_t rsp) {
   enum { PUSHF = 0x9c, POPF = 0x9d, IRET = 0xcf, TF_BYTE = 1, IRET_FLAGS = 16 };
-  const sandbox *box = &executor->base.box;
-  uint8_t opcode = opcode_at(box, rip);
+  bool repeated = false;
+  uint8_t opcode = opcode_at(box, rip, &repeated);
+  if (repeated && is_string(opcode))
+    return STEP_REPEATS;
   if (opcode == PUSHF)
     return STEP_PUSHES_FLAGS;
   if (opcode != POPF && opcode != IRET)
     return STEP_PLAIN;
   const uint8_t *flags = guest_memory(box, rsp + (opcode == IRET ? IRET_FLAGS : 0), 2);
   return flags && flags[TF_BYTE] & RFLAGS_TF >> 8 ? STEP_SETS_TF : STEP_PLAIN;
+}
+
+void handler_expect_step(thread_record *record, const signal_executor *executor, uint64_t rip, uint64_t rsp) {
+  record->coming_at = rip;
+  record->coming = step_effect_of(&executor->base.box, rip, rsp);
 }
 
 /* A trap of a stepped run. The guest's own TF makes the trap after the next instruction the guest's. */
@@ -322,6 +344,8 @@ static void step(thread_record *record, const siginfo_t *info, greg_t *regs, han
     stop(record, LS_STOP_FAULT, info, regs, frame);
     return;
   }
+  if (record->coming == STEP_REPEATS && rip == record->coming_at)
+    return;
   if (record->coming == STEP_PUSHES_FLAGS) {
     uint8_t *pushed = guest_memory(&executor->base.box, rsp, 2);
     if (pushed)
@@ -334,26 +358,28 @@ static void step(thread_record *record, const siginfo_t *info, greg_t *regs, han
     stop(record, LS_STOP_STEPS, info, regs, frame);
   } else {
     record->steps_left--;
-    record->coming = handler_step_effect(executor, rip, rsp);
+    handler_expect_step(record, executor, rip, rsp);
     regs[REG_EFL] |= RFLAGS_TF;
   }
 }
 
 /* ---- The guest's signals ---- */
 
-static bool canonical(uint64_t address) {
-  return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
-/* A guest with a non-canonical RSP cannot be returned to: the kernel's IRET would fault, again and again. */
 static void tick(thread_record *record, place where, const siginfo_t *info, greg_t *regs,
                  handler_frame *frame) {
   if (where != PLACE_GUEST)
     return;
-  uint64_t ticks = 1 + (uint64_t)(info->si_overrun > 0 ? info->si_overrun : 0);
-  record->ticks_left -= ticks < record->ticks_left ? ticks : record->ticks_left;
-  if (!record->ticks_left || !canonical((uint64_t)regs[REG_RSP]))
+  ls_executor *executor = &record->running->base;
+  uint32_t ticks = 1 + (uint32_t)(info->si_overrun > 0 ? info->si_overrun : 0);
+  uint64_t time = ticks * record->tick_ns;
+  if (executor->time_left != TIME_ENDLESS)
+    executor->time_left -= time < executor->time_left ? time : executor->time_left;
+  if (executor->sampling)
+    executor->sample_ticks += ticks;
+  if (!executor->time_left)
     stop(record, LS_STOP_TIMEOUT, info, regs, frame);
+  else if (executor->sampling)
+    stop(record, LS_STOP_INTERRUPTED, info, regs, frame);
 }
 
 static bool is_tick(const siginfo_t *info, const thread_record *record) {
@@ -384,13 +410,79 @@ static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_r
   greg_t *regs = context->uc_mcontext.gregs;
   bool fault = info->si_code > 0 && (signal_bit(sig) & handlers_fault_mask()) && sig != SIGSYS;
   if (fault && where == PLACE_ENTERING && info->si_code == SI_KERNEL)
-    leave(record->running, record, regs, frame, GATE_REFUSED);
+    leave(record, record->running->unstarted, regs, frame, GATE_REFUSED);
   else if (!fault || where == PLACE_ENTERING || where == PLACE_LEAVING)
     chain(sig, info, context, record, frame);
   else if (sig == SIGTRAP && info->si_code == TRAP_TRACE && record->steps_left)
     step(record, info, regs, frame);
   else
     stop(record, LS_STOP_FAULT, info, regs, frame);
+}
+
+/* ---- Interruptions ---- */
+
+/* Signals that handler_ring has sent, as a mask. */
+static uint64_t rung;
+
+void handler_ring(int tid, int sig) {
+  long process = kernel_call(SYS_getpid, 0, 0, 0, 0);
+  siginfo_t info = {.si_signo = sig, .si_code = SI_QUEUE};
+  info.si_value.sival_ptr = (void *)thread_arena;
+  __atomic_or_fetch(&rung, signal_bit(sig), __ATOMIC_RELAXED);
+  kernel_call(SYS_rt_tgsigqueueinfo, process, tid, sig, (long)&info);
+}
+
+/* With RLIMIT_SIGPENDING exhausted the kernel delivers a signal without what was sent with it (a real-time
+ * signal not at all: then the next tick does what the ring should). */
+static bool is_ring(int sig, const siginfo_t *info) {
+  if (info->si_code == SI_USER && info->si_pid == 0)
+    return __atomic_load_n(&rung, __ATOMIC_RELAXED) & signal_bit(sig);
+  return info->si_code == SI_QUEUE && (uintptr_t)info->si_value.sival_ptr == thread_arena;
+}
+
+static bool is_canonical(uint64_t address) {
+  return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* The guest cannot leave while a handler of the host's is on top of it. Rings again, so that it comes when
+ * that handler returns to the guest's mask. */
+static void ring_later(ucontext_t *context, const signal_executor *executor) {
+  int sig = executor->base.options.interrupt_signal;
+  uint64_t mask;
+  memcpy(&mask, &context->uc_sigmask, sizeof mask);
+  if (mask & signal_bit(sig))
+    return;
+  mask |= signal_bit(sig);
+  memcpy(&context->uc_sigmask, &mask, sizeof mask);
+  handler_ring((int)kernel_call(SYS_gettid, 0, 0, 0, 0), sig);
+}
+
+/* Before going back: a guest leaves if attention asks for it, and if its RSP is not canonical, since to that
+ * the kernel cannot return (its IRET faults). In the latter case `run` goes on with it by itself. */
+static void interrupt_guest(ucontext_t *context, thread_record *record, const siginfo_t *info,
+                            handler_frame *frame) {
+  const signal_executor *executor = record->running;
+  greg_t *regs = context->uc_mcontext.gregs;
+  bool asked = atomic_load_explicit(executor->base.attention, memory_order_relaxed) != 0;
+  bool stuck = !is_canonical((uint64_t)regs[REG_RSP]);
+  if (!asked && !stuck)
+    return;
+  place where = find_place(context, record);
+  if (where == PLACE_GUEST)
+    stop(record, LS_STOP_INTERRUPTED, info, regs, frame);
+  else if (where == PLACE_ENTERING)
+    leave(record, executor->unstarted, regs, frame, GATE_INTERRUPTED);
+  else if (where == PLACE_HOST)
+    ring_later(context, executor);
+  else if (where == PLACE_GATE && stuck)
+    stop(record, LS_STOP_EXIT, info, regs, frame);
+  else if (stuck) /* behind the exit's first instruction; the second loads RSP */
+    regs[REG_RSP] = (greg_t)((uintptr_t)executor->data + GATE_STACK_TOP);
+}
+
+static bool has_left(const signal_executor *executor, const greg_t *regs) {
+  uint64_t rip = (uint64_t)regs[REG_RIP];
+  return rip == executor->resume || rip == executor->unstarted;
 }
 
 void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
@@ -405,7 +497,9 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
     load_host_segments(&guest, record, frame);
   }
   place where = find_place(context, record);
-  if (is_tick(info, record)) {
+  if (is_ring(sig, info)) {
+    /* What it asks for is done below. */
+  } else if (is_tick(info, record)) {
     if (executor)
       tick(record, where, info, regs, frame);
   } else if (executor && is_dispatched_call(sig, info)) {
@@ -417,7 +511,9 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
   } else {
     guest_signal(sig, info, context, record, where, frame);
   }
-  if (executor && (uint64_t)regs[REG_RIP] != executor->resume && is_foreign(&guest, record, frame))
+  if (executor)
+    interrupt_guest(context, record, info, frame);
+  if (executor && !has_left(executor, regs) && is_foreign(&guest, record, frame))
     load_guest_bases(executor, &guest, frame);
   frame->flags |= (uint64_t)regs[REG_EFL] & UNRESTORED_FLAGS;
 }

@@ -28,8 +28,7 @@ enum {
   HOST_ROOM = 64 << 10,       /* bytes of a stack that are left for a host's handler */
   ARCH_GET_FS_BASE = 0x1003,  /* asm/prctl.h */
   ARCH_GET_GS_BASE = 0x1004,
-  MS_PER_S = 1000,
-  NS_PER_MS = 1000000
+  NS_PER_S = 1000000000
 };
 
 _Static_assert(sizeof(thread_record) <= LS_PAGE, "the record has one page");
@@ -224,24 +223,23 @@ void thread_drop_timers(int sig) {
 
 /* A slow periodic timer on this thread's CPU time, whose ticks the handler counts. A one-shot timer per run
  * would cost two system calls, and can ring before the guest is entered and so be lost. */
-static int borrow_timer(thread_record *record, const ls_options *options) {
-  if (record->timer >= 0 && record->timer_signal == options->interrupt_signal &&
-      record->tick_ms == options->tick_ms)
+static int borrow_timer(thread_record *record, const ls_executor *executor) {
+  int sig = executor->options.interrupt_signal;
+  uint64_t tick_ns = executor->tick_ns;
+  if (record->timer >= 0 && record->timer_signal == sig && record->tick_ns == tick_ns)
     return 0;
   drop_timer(record);
-  struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID,
-                           .sigev_signo = options->interrupt_signal,
-                           .sigev_value.sival_ptr = record};
+  struct sigevent event = {
+      .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = sig, .sigev_value.sival_ptr = record};
   event._sigev_un._tid = record->tid;
   if (syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, &event, &record->timer)) {
     record->timer = -1;
     return errno;
   }
-  struct timespec tick = {.tv_sec = options->tick_ms / MS_PER_S,
-                          .tv_nsec = (long)(options->tick_ms % MS_PER_S) * NS_PER_MS};
+  struct timespec tick = {.tv_sec = (time_t)(tick_ns / NS_PER_S), .tv_nsec = (long)(tick_ns % NS_PER_S)};
   struct itimerspec period = {.it_interval = tick, .it_value = tick};
-  record->timer_signal = options->interrupt_signal;
-  record->tick_ms = options->tick_ms;
+  record->timer_signal = sig;
+  record->tick_ns = tick_ns;
   return syscall(SYS_timer_settime, record->timer, 0, &period, NULL) ? errno : 0;
 }
 
@@ -298,15 +296,14 @@ static ls_status borrow(thread_record *record, const signal_executor *executor, 
                         ls_error *error) {
   const char *what = NULL;
   int why = 0;
-  const ls_options *options = &executor->base.options;
+  int sig = executor->base.options.interrupt_signal;
   if (all && (why = borrow_stack(record, is_new)))
     what = "sigaltstack";
-  else if ((all || record->timer_signal != options->interrupt_signal) &&
-           (why = borrow_mask(record, options->interrupt_signal)))
+  else if ((all || record->timer_signal != sig) && (why = borrow_mask(record, sig)))
     what = "rt_sigprocmask";
   else if ((why = borrow_dispatch(record, executor)))
     what = "prctl(PR_SET_SYSCALL_USER_DISPATCH)";
-  else if ((why = borrow_timer(record, options)))
+  else if ((why = borrow_timer(record, &executor->base)))
     what = "timer_create";
   if (!why)
     return LS_OK;

@@ -34,12 +34,13 @@ typedef struct thread_record {
   uint16_t ds, es;                   /* the host's */
   uint32_t epoch;                    /* fork_epoch() of the process this record is good in */
   /* Set by the run, used by the handler. */
-  uint64_t ticks_left; /* until the run times out */
   uint64_t steps_left; /* until a stepped run ends; 0 = not stepped */
+  uint64_t coming_at;  /* stepped: RIP of the next instruction */
+  uint8_t coming;      /* stepped: what it does to stepping, a step_effect */
   uint8_t guest_tf;    /* stepped: TF is set because the guest set it */
-  uint8_t coming;      /* stepped: what the next instruction does with TF, a step_effect */
   uint8_t unsure;      /* a host handler was called and may have left by a jump: the alternate stack may be
                           disarmed */
+  uint64_t tick_ns;    /* period of the timer */
   /* Only for thread.c, under its lock. */
   bool dispatch; /* Syscall User Dispatch is on, for calls from outside [allowed, allowed + allowed_size) */
   uint64_t allowed, allowed_size;
@@ -47,7 +48,6 @@ typedef struct thread_record {
   int tid;
   int timer; /* the kernel's id, or -1 */
   int timer_signal;
-  uint32_t tick_ms;
   stack_t host_stack;    /* the alternate stack that was there before */
   uint64_t host_blocked; /* signals that the host had blocked and attaching unblocked */
 } thread_record;
@@ -101,7 +101,8 @@ ls_status thread_set_up(ls_error *error);
  * executor's gate refers to it. */
 ls_status thread_attach(signal_executor *executor, ls_error *error);
 
-/* True if the calling thread's record is good for `executor`: no system call. */
+/* True if the calling thread's record is good for `executor`: no system call. Without a record there, the
+ * executor attaches anew. */
 static inline bool thread_ready(const signal_executor *executor) {
   const thread_record *record = thread_current;
   return record && record == executor->data->record && record->serial == executor->serial &&
@@ -114,8 +115,13 @@ void thread_drop_timers(int sig);
 /* 1 if the kernel has Syscall User Dispatch. */
 bool thread_can_dispatch(void);
 
-/* What the instruction at `rip` will do with TF, for thread_record.coming. In handler.c; signal safe. */
-HIDDEN uint8_t handler_step_effect(const signal_executor *executor, uint64_t rip, uint64_t rsp);
+/* Notes what the instruction at `rip` will do to stepping. In handler.c; signal safe. */
+HIDDEN void handler_expect_step(thread_record *record, const signal_executor *executor, uint64_t rip,
+                                uint64_t rsp);
+
+/* Sends thread `tid` the signal `sig` so that handle_signal knows it for a ring and nothing else: it does
+ * what attention asks for. In handler.c; signal safe. */
+HIDDEN void handler_ring(int tid, int sig);
 
 /* Held while threads attach or release and while handlers are put in place or taken away, and across fork.
  * After thread_set_up. Not for signal handlers. */
