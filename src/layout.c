@@ -12,10 +12,16 @@
  * all three sanitizers leave to the application and mmap reaches last. */
 #define SLOT_BASE   UINT64_C(0x20000000)
 #define SLOT_STRIDE UINT64_C(0x400000)
+#define SLOTS_END   (SLOT_BASE + LS_LAYOUT_SLOTS * SLOT_STRIDE)
 #define GATE_BASE   UINT64_C(0x7e9a5c3e0000)
 
 #define USER_END UINT64_C(0x7ffffffff000)
 #define REACH    UINT64_C(0x7fff0000)
+
+/* Code windows that have grown begin at multiples of PLACE_STEP, or at least that far apart. Below LOWEST are
+ * what vm.mmap_min_addr keeps free and, often, the host. */
+#define PLACE_STEP UINT64_C(0x10000)
+#define LOWEST     UINT64_C(0x100000)
 
 void ls_layout_default(ls_layout *layout, unsigned slot) {
   uint64_t base = SLOT_BASE + slot % LS_LAYOUT_SLOTS * SLOT_STRIDE;
@@ -93,4 +99,104 @@ ls_status layout_check(const ls_layout *layout, ls_error *error) {
   if (layout->windows[LS_CODE_WINDOW].access != (LS_READ | LS_EXEC))
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_CODE_WINDOW, "windows[0] is code: LS_READ | LS_EXEC");
   return check_control(layout, error);
+}
+
+/* ---- Places for a code window that grows ---- */
+
+static uint64_t end_of(const ls_window *w) {
+  return w->address + w->size;
+}
+
+/* Keeps all of the code window within reach of all of `w`. */
+static void stay_near(code_places *places, const ls_window *w) {
+  if (end_of(w) > places->low + REACH)
+    places->low = end_of(w) - REACH;
+  if (w->address + REACH < places->high)
+    places->high = w->address + REACH;
+}
+
+void layout_places(code_places *places, const ls_layout *layout, uint64_t size) {
+  enum { SIGNED_BITS = 31, BITS = 32 }; /* of 32-bit addresses */
+  const ls_window *code = &layout->windows[LS_CODE_WINDOW];
+  *places = (code_places){.layout = layout, .size = size, .low = LOWEST, .high = USER_END};
+  for (uint32_t i = LS_CODE_WINDOW + 1; i < layout->window_count; i++) {
+    const ls_window *w = &layout->windows[i];
+    uint64_t end = end_of(w) > end_of(code) ? end_of(w) : end_of(code);
+    uint64_t start = w->address < code->address ? w->address : code->address;
+    if (end - start <= REACH)
+      stay_near(places, w);
+  }
+  for (unsigned bits = SIGNED_BITS; bits <= BITS; bits++)
+    if (end_of(code) <= UINT64_C(1) << bits && places->high > UINT64_C(1) << bits)
+      places->high = UINT64_C(1) << bits;
+}
+
+/* Which part of the address space is searched, in this order. */
+enum { AREA_SLOT, AREA_ABOVE, AREA_BELOW, AREAS };
+
+/* `count` places, `step` bytes apart. */
+typedef struct place_area {
+  uint64_t first, step, count;
+} place_area;
+
+static place_area area_in_slot(const code_places *places, uint64_t control) {
+  uint64_t slot = control - (control - SLOT_BASE) % SLOT_STRIDE;
+  if (places->size >= SLOT_STRIDE)
+    return (place_area){0};
+  return (place_area){slot + PLACE_STEP, PLACE_STEP, (SLOT_STRIDE - places->size - 1) / PLACE_STEP};
+}
+
+static place_area area_above(const code_places *places, uint64_t from) {
+  uint64_t first = from - from % PLACE_STEP + PLACE_STEP, step = places->size + PLACE_STEP;
+  uint64_t end = first + places->size;
+  return (place_area){first, step, end <= places->high ? (places->high - end) / step + 1 : 0};
+}
+
+static place_area area_below(const code_places *places, uint64_t from) {
+  uint64_t last = from - from % PLACE_STEP, step = places->size + PLACE_STEP;
+  return (place_area){last - step, -step, last > places->low ? (last - places->low) / step : 0};
+}
+
+/* Small windows stay in their slot: then how far one sandbox has grown moves none of the others. Else, and
+ * for layouts that are not Lockstep's own, above and below control. */
+static place_area area_of(const code_places *places) {
+  uint64_t control = places->layout->control;
+  bool own = control >= SLOT_BASE && control < SLOTS_END;
+  switch (places->area) {
+  case AREA_SLOT:
+    return own ? area_in_slot(places, control) : (place_area){0};
+  case AREA_ABOVE:
+    return area_above(places, own ? SLOTS_END : control);
+  default:
+    return area_below(places, own ? SLOT_BASE : control);
+  }
+}
+
+static bool is_place(const code_places *places, const ls_window *window) {
+  enum { GUARDS = 2 * LS_PAGE };
+  uint64_t start = window->address - LS_PAGE, size = window->size + GUARDS;
+  if (window->address < places->low || end_of(window) > places->high)
+    return false;
+  if (places->area != AREA_SLOT && overlap(start, size, SLOT_BASE, SLOTS_END - SLOT_BASE))
+    return false;
+  ls_layout grown = *places->layout;
+  for (uint32_t i = 0; i < grown.window_count; i++)
+    if (overlap(start, size, grown.windows[i].address - LS_PAGE, grown.windows[i].size + GUARDS))
+      return false;
+  grown.windows[LS_CODE_WINDOW] = *window;
+  return layout_check(&grown, NULL) == LS_OK;
+}
+
+bool layout_next_place(code_places *places, ls_window *window) {
+  ls_window place = places->layout->windows[LS_CODE_WINDOW];
+  place.size = places->size;
+  for (; places->area < AREAS; places->area++, places->next = 0)
+    for (place_area area = area_of(places); places->next < area.count;) {
+      place.address = area.first + places->next++ * area.step;
+      if (is_place(places, &place)) {
+        *window = place;
+        return true;
+      }
+    }
+  return false;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "error.h"
@@ -49,11 +50,56 @@ bool sandbox_forked(const sandbox *box) {
 
 /* ---- The memfd and its alias ---- */
 
+static uint64_t memfd_size(const sandbox *box) {
+  return box->offset[LS_CODE_WINDOW] + box->layout.windows[LS_CODE_WINDOW].size;
+}
+
+/* The alias goes beyond the end of the memfd, as far as that can grow: so it never moves, and growing it
+ * cannot fail. Nothing reads or writes beyond the windows, which would be SIGBUS. */
+static uint64_t alias_size(const sandbox *box) {
+  uint64_t code = box->layout.windows[LS_CODE_WINDOW].size;
+  return box->offset[LS_CODE_WINDOW] + (code > SANDBOX_CODE_MAX ? code : SANDBOX_CODE_MAX);
+}
+
+/* To exceed RLIMIT_FSIZE would raise SIGXFSZ, which ends the process. */
+static bool extend_memfd(int fd, uint64_t size) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) {
+    errno = EFBIG;
+    return false;
+  }
+  return ftruncate(fd, (off_t)size) == 0;
+}
+
+/* Not through the alias, where it would be SIGBUS to have no memory. */
+static bool write_memfd(int fd, const uint8_t *bytes, uint64_t size, uint64_t at) {
+  while (size) {
+    ssize_t n = pwrite(fd, bytes, size, (off_t)at);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n <= 0)
+      return false;
+    bytes += n;
+    at += (uint64_t)n;
+    size -= (uint64_t)n;
+  }
+  return true;
+}
+
+static bool write_int3(int fd, uint64_t from, uint64_t to) {
+  uint8_t page[LS_PAGE];
+  memset(page, INT3, sizeof page);
+  for (; from < to; from += LS_PAGE)
+    if (!write_memfd(fd, page, LS_PAGE, from))
+      return false;
+  return true;
+}
+
 static int make_memfd(uint64_t size) {
   int fd = memfd_create("lockstep-guest", MFD_CLOEXEC);
   if (fd < 0)
     return -1;
-  if (ftruncate(fd, (off_t)size) != 0) {
+  if (!extend_memfd(fd, size)) {
     int saved = errno;
     close(fd);
     errno = saved;
@@ -67,6 +113,29 @@ static ls_status out_of(ls_error *error, const char *what) {
                    strerror(errno));
 }
 
+/* The code comes last, so that it can grow. */
+static void set_offsets(sandbox *box) {
+  uint64_t offset = 0;
+  for (uint32_t i = LS_CODE_WINDOW + 1; i < box->layout.window_count; i++) {
+    box->offset[i] = offset;
+    offset += box->layout.windows[i].size;
+  }
+  box->offset[LS_CODE_WINDOW] = offset;
+}
+
+static ls_status make_memory(sandbox *box, ls_error *error) {
+  box->fd = make_memfd(memfd_size(box));
+  if (box->fd < 0)
+    return out_of(error, "memfd_create");
+  if (!write_int3(box->fd, box->offset[LS_CODE_WINDOW], memfd_size(box)))
+    return out_of(error, "write");
+  void *alias = mmap(NULL, alias_size(box), PROT_READ | PROT_WRITE, MAP_SHARED, box->fd, 0);
+  if (alias == MAP_FAILED)
+    return out_of(error, "mmap");
+  box->alias = alias;
+  return LS_OK;
+}
+
 ls_status sandbox_create(sandbox *box, const ls_layout *layout, ls_error *error) {
   memset(box, 0, sizeof *box);
   box->fd = -1;
@@ -74,26 +143,15 @@ ls_status sandbox_create(sandbox *box, const ls_layout *layout, ls_error *error)
   if (status)
     return status;
   box->layout = *layout;
-  for (uint32_t i = 0; i < layout->window_count; i++) {
-    box->offset[i] = box->size;
-    box->size += layout->windows[i].size;
-  }
+  set_offsets(box);
   box->epoch = fork_epoch();
   if (!box->epoch)
     return out_of(error, "MADV_WIPEONFORK");
   box->epoch_value = *box->epoch;
-  box->fd = make_memfd(box->size);
-  if (box->fd < 0)
-    return out_of(error, "memfd_create");
-  void *alias = mmap(NULL, box->size, PROT_READ | PROT_WRITE, MAP_SHARED, box->fd, 0);
-  if (alias == MAP_FAILED) {
-    status = out_of(error, "mmap");
+  status = make_memory(box, error);
+  if (status)
     sandbox_destroy(box);
-    return status;
-  }
-  box->alias = alias;
-  memset(box->alias + box->offset[LS_CODE_WINDOW], INT3, layout->windows[LS_CODE_WINDOW].size);
-  return LS_OK;
+  return status;
 }
 
 static void unmap_guest(sandbox *box, uint32_t count) {
@@ -103,13 +161,20 @@ static void unmap_guest(sandbox *box, uint32_t count) {
     munmap((void *)mappings[i].address, mappings[i].size);
 }
 
+static void unmap_reserved(sandbox *box, const ls_window *window) {
+  if (box->mapped && window->size)
+    munmap((void *)(window->address - LS_PAGE), window->size + (uint64_t)2 * LS_PAGE);
+  box->reserved = (ls_window){0};
+}
+
 void sandbox_destroy(sandbox *box) {
+  unmap_reserved(box, &box->reserved);
   if (box->mapped) {
     sandbox_mapping mappings[SANDBOX_MAPPINGS_MAX];
     unmap_guest(box, sandbox_mappings(box, mappings));
   }
   if (box->alias)
-    munmap(box->alias, box->size);
+    munmap(box->alias, alias_size(box));
   if (box->fd >= 0)
     close(box->fd);
   memset(box, 0, sizeof *box);
@@ -167,10 +232,17 @@ uint32_t sandbox_mappings(const sandbox *box, sandbox_mapping mappings[SANDBOX_M
   return count;
 }
 
-static void *map_one(const sandbox *box, const sandbox_mapping *m, int how) {
+/* Returns 0 or errno. `how` is MAP_FIXED or MAP_FIXED_NOREPLACE, which before Linux 4.17 is a hint. */
+static int map_one(const sandbox *box, const sandbox_mapping *m, int how) {
   int flags = m->guard ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
-  return mmap((void *)m->address, m->size, m->protection, flags | how, m->guard ? -1 : box->fd,
-              m->guard ? 0 : (off_t)m->offset);
+  void *got = mmap((void *)m->address, m->size, m->protection, flags | how, m->guard ? -1 : box->fd,
+                   m->guard ? 0 : (off_t)m->offset);
+  if (got == (void *)m->address)
+    return 0;
+  if (got == MAP_FAILED)
+    return errno;
+  munmap(got, m->size);
+  return EEXIST;
 }
 
 static ls_status in_the_way(const sandbox_mapping *m, int why, ls_error *error) {
@@ -185,13 +257,9 @@ ls_status sandbox_map(sandbox *box, ls_error *error) {
   sandbox_mapping mappings[SANDBOX_MAPPINGS_MAX];
   uint32_t count = sandbox_mappings(box, mappings);
   for (uint32_t i = 0; i < count; i++) {
-    void *wanted = (void *)mappings[i].address;
-    void *got = map_one(box, &mappings[i], MAP_FIXED_NOREPLACE);
-    if (got == wanted)
+    int why = map_one(box, &mappings[i], MAP_FIXED_NOREPLACE);
+    if (!why)
       continue;
-    int why = got == MAP_FAILED ? errno : EEXIST; /* kernels before 4.17 take the flag for a hint */
-    if (got != MAP_FAILED)
-      munmap(got, mappings[i].size);
     unmap_guest(box, i);
     return in_the_way(&mappings[i], why, error);
   }
@@ -203,31 +271,135 @@ ls_status sandbox_renew(sandbox *box, ls_error *error) {
   const uint32_t *epoch = fork_epoch();
   if (!epoch)
     return out_of(error, "MADV_WIPEONFORK");
-  int fd = make_memfd(box->size);
+  unmap_reserved(box, &box->reserved);
+  int fd = make_memfd(memfd_size(box));
   if (fd < 0)
     return out_of(error, "memfd_create");
-  for (uint64_t done = 0; done < box->size;) {
-    ssize_t n = pwrite(fd, box->alias + done, box->size - done, (off_t)done);
-    if (n <= 0) {
-      ls_status status = out_of(error, "write"); /* while errno is the write's */
-      close(fd);
-      return status;
-    }
-    done += (uint64_t)n;
+  if (!write_memfd(fd, box->alias, memfd_size(box), 0)) {
+    ls_status status = out_of(error, "write"); /* while errno is the write's */
+    close(fd);
+    return status;
   }
   close(box->fd);
   box->fd = fd;
-  if (mmap(box->alias, box->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+  if (mmap(box->alias, alias_size(box), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
     return out_of(error, "mmap");
   sandbox_mapping mappings[SANDBOX_MAPPINGS_MAX];
   uint32_t count = box->mapped ? sandbox_mappings(box, mappings) : 0;
-  for (uint32_t i = 0; i < count; i++)
-    if (map_one(box, &mappings[i], MAP_FIXED) == MAP_FAILED)
+  for (uint32_t i = 0; i < count; i++) {
+    errno = map_one(box, &mappings[i], MAP_FIXED);
+    if (errno)
       return out_of(error, "mmap");
+  }
   box->epoch = epoch; /* last: until all is its own, every run tries again */
   box->epoch_value = *epoch;
   return LS_OK;
 }
+
+/* ---- Growing the code window ---- */
+
+/* How large the code window gets so that it holds `size` bytes: a power of two, or the largest possible. */
+static ls_status larger_size(uint64_t old, uint64_t size, uint64_t *larger, ls_error *error) {
+  if (size > SANDBOX_CODE_MAX || old >= SANDBOX_CODE_MAX)
+    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE,
+                     "the code window has %" PRIu64 " bytes and cannot grow to %" PRIu64
+                     ": the largest has %" PRIu64,
+                     old, size, SANDBOX_CODE_MAX);
+  *larger = LS_PAGE;
+  while (*larger < SANDBOX_CODE_MAX && (*larger < size || *larger < 2 * old))
+    *larger *= 2;
+  return LS_OK;
+}
+
+/* Without access first, guards and all, so that a place is taken whole or not at all. */
+static int map_reserved(const sandbox *box, const ls_window *w) {
+  const sandbox_mapping whole = {
+      .address = w->address - LS_PAGE, .size = w->size + (uint64_t)2 * LS_PAGE, .guard = true};
+  int why = map_one(box, &whole, MAP_FIXED_NOREPLACE);
+  if (why)
+    return why;
+  const sandbox_mapping code = {.address = w->address,
+                                .size = w->size,
+                                .protection = protection_of(w->access),
+                                .offset = box->offset[LS_CODE_WINDOW]};
+  why = map_one(box, &code, MAP_FIXED);
+  if (why)
+    munmap((void *)whole.address, whole.size);
+  return why;
+}
+
+static ls_status take_place(const sandbox *box, ls_window *window, ls_error *error) {
+  code_places places;
+  int why = 0;
+  layout_places(&places, &box->layout, window->size);
+  while (why != ENOMEM && layout_next_place(&places, window)) {
+    why = box->mapped ? map_reserved(box, window) : 0;
+    if (!why)
+      return LS_OK;
+  }
+  errno = why;
+  if (why == ENOMEM)
+    return out_of(error, "mmap");
+  return error_set(error, LS_ERR_ADDRESS, why, LS_NONE,
+                   "no address is free for a code window of %" PRIu64 " bytes within 2 GiB of the others",
+                   window->size);
+}
+
+ls_status sandbox_code_reserve(sandbox *box, uint64_t size, ls_window *window, ls_error *error) {
+  ls_window larger = box->layout.windows[LS_CODE_WINDOW];
+  ls_status status = larger_size(larger.size, size, &larger.size, error);
+  if (!status)
+    status = take_place(box, &larger, error);
+  if (status)
+    return status;
+  box->reserved = larger;
+  uint64_t end = box->offset[LS_CODE_WINDOW] + larger.size;
+  if (!extend_memfd(box->fd, end) || !write_int3(box->fd, memfd_size(box), end)) {
+    status = out_of(error, "the code window cannot grow");
+    sandbox_code_abandon(box, &larger);
+    return status;
+  }
+  *window = larger;
+  return LS_OK;
+}
+
+/* Unmaps the old code window and its guards but for those pages of the latter that others need, and makes
+ * guards of those of its pages at which another window begins or ends. Guards last: what was unmapped before
+ * is room for them. */
+static void unmap_old_code(const sandbox *box, const ls_window *old) {
+  sandbox_mapping mappings[SANDBOX_MAPPINGS_MAX];
+  uint32_t count = sandbox_mappings(box, mappings);
+  uint64_t at = old->address - LS_PAGE, end = old->address + old->size + LS_PAGE;
+  for (uint32_t i = 0; i < count; i++) {
+    const sandbox_mapping *m = &mappings[i];
+    if (m->address + m->size <= at || m->address >= end)
+      continue;
+    if (m->address > at)
+      munmap((void *)at, m->address - at);
+    at = m->address + m->size;
+  }
+  if (at < end)
+    munmap((void *)at, end - at);
+  for (uint32_t i = 0; i < count; i++)
+    if (mappings[i].address - old->address < old->size && map_one(box, &mappings[i], MAP_FIXED) != 0)
+      munmap((void *)mappings[i].address, mappings[i].size);
+}
+
+void sandbox_code_commit(sandbox *box, const ls_window *window) {
+  ls_window old = box->layout.windows[LS_CODE_WINDOW];
+  box->layout.windows[LS_CODE_WINDOW] = *window;
+  box->reserved = (ls_window){0};
+  if (box->mapped)
+    unmap_old_code(box, &old);
+}
+
+void sandbox_code_abandon(sandbox *box, const ls_window *window) {
+  unmap_reserved(box, window);
+  int kept = ftruncate(box->fd, (off_t)memfd_size(box));
+  (void)kept; /* then it is larger than it need be until it grows or ends */
+}
+
+/* ---- Questions ---- */
 
 uint32_t sandbox_window(const sandbox *box, uint64_t address, uint64_t size) {
   for (uint32_t i = 0; i < box->layout.window_count; i++) {

@@ -1,6 +1,7 @@
-/* Layouts, mappings, several sandboxes side by side, fork. */
+/* Layouts, mappings, several sandboxes side by side, fork; where code that grows could go. */
 #include "check.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -235,11 +236,125 @@ static void a_fork_gets_memory_of_its_own(void **unused) {
   sandbox_destroy(&box);
 }
 
+/* ---- Places for code that grows ---- */
+
+#define REACH UINT64_C(0x7fff0000)
+
+static ls_error error;
+
+static void must(ls_status status) {
+  if (status)
+    fail_msg("%s: %s", ls_status_name(status), error.text);
+}
+
+static uint64_t span(const ls_window *a, const ls_window *b) {
+  uint64_t a_end = a->address + a->size, b_end = b->address + b->size;
+  return (a_end > b_end ? a_end : b_end) - (a->address < b->address ? a->address : b->address);
+}
+
+static bool apart(const ls_window *a, const ls_window *b, uint64_t gap) {
+  return a->address + a->size + gap <= b->address || b->address + b->size + gap <= a->address;
+}
+
+static void check_place(const ls_layout *layout, const ls_window *place) {
+  const ls_window *code = &layout->windows[LS_CODE_WINDOW];
+  ls_layout grown = *layout;
+  grown.windows[LS_CODE_WINDOW] = *place;
+  must(layout_check(&grown, &error));
+  for (uint32_t i = 0; i < layout->window_count; i++) {
+    assert_true(apart(place, &layout->windows[i], (uint64_t)2 * LS_PAGE));
+    if (i != LS_CODE_WINDOW && span(code, &layout->windows[i]) <= REACH)
+      assert_true(span(place, &layout->windows[i]) <= REACH);
+  }
+  for (unsigned bits = 31; bits <= 32; bits++)
+    if ((code->address + code->size) >> bits == 0)
+      assert_true(place->address + place->size <= UINT64_C(1) << bits);
+}
+
+/* All there are; none overlaps a window of a slot other than `own`. */
+static uint32_t check_places(const ls_layout *layout, unsigned own, uint64_t size) {
+  code_places places;
+  ls_window place;
+  uint32_t count = 0;
+  for (layout_places(&places, layout, size); layout_next_place(&places, &place); count++) {
+    assert_int_equal(place.size, size);
+    check_place(layout, &place);
+    for (unsigned slot = 0; slot < LS_LAYOUT_SLOTS; slot++) {
+      ls_layout other;
+      ls_layout_default(&other, slot);
+      for (uint32_t w = 0; slot != own && w < other.window_count; w++)
+        assert_true(apart(&place, &other.windows[w], (uint64_t)2 * LS_PAGE));
+    }
+  }
+  assert_false(layout_next_place(&places, &place));
+  return count;
+}
+
+static void own_layouts_keep_out_of_other_slots(void **unused) {
+  (void)unused;
+  for (unsigned slot = 0; slot < LS_LAYOUT_SLOTS; slot += 51)
+    for (uint64_t size = 1 << 17; size <= SANDBOX_CODE_MAX; size *= 128) {
+      ls_layout layout;
+      ls_layout_default(&layout, slot);
+      assert_in_range(check_places(&layout, slot, size), 32, UINT32_MAX);
+    }
+}
+
+/* Layouts of an embedder: code and control at `code`, a data window `far` bytes from there. */
+static ls_layout layout_at(uint64_t code, uint64_t far) {
+  ls_layout layout;
+  ls_layout_default(&layout, 0);
+  layout.windows[0].address = code;
+  layout.windows[1] = (ls_window){code + 0x20000, LS_PAGE, LS_READ | LS_WRITE, 0};
+  layout.windows[2] = (ls_window){code + far, LS_PAGE, LS_READ, 0};
+  layout.window_count = 3;
+  layout.control = layout.windows[1].address;
+  layout.gate = (code + 0x200000) & -(uint64_t)LS_GATE_SIZE;
+  return layout;
+}
+
+static void other_layouts_stay_in_reach(void **unused) {
+  (void)unused;
+  static const uint64_t codes[] = {0x10000,    0x1f000000,  0x7ff00000,     0x80000000,    0xe0000000,
+                                   0xffe00000, 0x100000000, 0x7e8123450000, 0x7fffff000000};
+  static const uint64_t fars[] = {0x40000, 0x600000, 0x70000000, -UINT64_C(0x7f000000), 0x100000000};
+  for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+    for (size_t j = 0; j < sizeof fars / sizeof *fars; j++)
+      for (uint64_t size = 1 << 20; size <= SANDBOX_CODE_MAX; size *= 16) {
+        ls_layout layout = layout_at(codes[i], fars[j]);
+        if (layout_check(&layout, NULL) == LS_OK && check_places(&layout, LS_LAYOUT_SLOTS, size) == 0)
+          fail_msg("no place at %#" PRIx64 ", %#" PRIx64, codes[i], fars[j]);
+      }
+}
+
+/* Two windows as far apart as the code between them allows: it can be nowhere else. */
+static void no_place_is_an_error(void **unused) {
+  (void)unused;
+  const uint64_t code = UINT64_C(0x300000000), size = 0x10000;
+  ls_layout layout = layout_at(code, size - REACH);
+  layout.windows[3] = (ls_window){code + REACH - LS_PAGE, LS_PAGE, LS_READ, 0};
+  layout.window_count = 4;
+  sandbox box;
+  ls_window window;
+  must(sandbox_create(&box, &layout, &error));
+  const sandbox before = box;
+  assert_int_equal(sandbox_code_reserve(&box, 1, &window, &error), LS_ERR_ADDRESS);
+  assert_non_null(strstr(error.text, "131072"));
+  assert_memory_equal(&box, &before, sizeof box);
+  sandbox_destroy(&box);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(own_layouts_are_valid_and_disjoint), cmocka_unit_test(bad_layouts_are_refused),
-      cmocka_unit_test(guards_stand_on_either_side),        cmocka_unit_test(both_views_show_the_same_bytes),
-      cmocka_unit_test(callers_choose_addresses),           cmocka_unit_test(a_fork_gets_memory_of_its_own),
+      cmocka_unit_test(own_layouts_are_valid_and_disjoint),
+      cmocka_unit_test(bad_layouts_are_refused),
+      cmocka_unit_test(guards_stand_on_either_side),
+      cmocka_unit_test(both_views_show_the_same_bytes),
+      cmocka_unit_test(callers_choose_addresses),
+      cmocka_unit_test(a_fork_gets_memory_of_its_own),
+      cmocka_unit_test(own_layouts_keep_out_of_other_slots),
+      cmocka_unit_test(other_layouts_stay_in_reach),
+      cmocka_unit_test(no_place_is_an_error),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   ls_layout layout;
