@@ -24,8 +24,7 @@ typedef struct item {
 
 /* One layout of a program, with room that the next one reuses. */
 typedef struct code_layout {
-  uint64_t base;      /* guest address of byte 0 */
-  uint64_t code_size; /* of the window */
+  uint64_t base; /* guest address of byte 0 */
   uint64_t control, gate;
   uint8_t *bytes;
   size_t size, bytes_room;
@@ -47,13 +46,29 @@ struct ls_image {
   code_layout now, spare;
 };
 
+/* The two halves of ls_image_build, for who has to know the size before there is a window to hold it. Until
+ * the second succeeds the image answers as before.
+ *
+ * Lays the program out: the order of the pieces and their offsets, which depend on nothing but the program.
+ * LS_ERR_PROGRAM, LS_ERR_MEMORY. */
+ls_status image_lay_out(ls_image *image, const ls_program *program, ls_error *error);
+
+/* The bytes that the program laid out last takes: at most IMAGE_SIZE_MAX. */
+size_t image_size(const ls_image *image);
+
+/* Writes the program that was laid out last, unchanged since, as bytes for `layout`, and puts that in force.
+ * LS_ERR_PROGRAM if the code window is too small or a data field does not reach; LS_ERR_MEMORY. Then it can
+ * be tried again with another layout. After success lay out anew. */
+ls_status image_emit(ls_image *image, const ls_program *program, const ls_layout *layout, ls_error *error);
+
 /* Sizes of what the emitter inserts, in bytes. */
 enum {
   EXIT_SIZE = 11 + 6,  /* mov qword [rip+exit], imm32; jmp [rip+slot] */
   JUMP_SIZE = 5,       /* jmp rel32 */
   ISLAND_SIZE = 2 + 5, /* jmp over; jmp rel32 */
   FUEL_SIZE = 7 + 7 + 2 + 4 + 7 + 7 + JUMP_SIZE + 7 + EXIT_SIZE, /* see emit_fuel */
-  SLOT_SIZE = 8
+  SLOT_SIZE = 8,
+  IMAGE_SIZE_MAX = LS_PROGRAM_MAX * (LS_INSTRUCTION_MAX + ISLAND_SIZE + 2 * FUEL_SIZE) + 2 * SLOT_SIZE
 };
 
 /* Does the link from an instruction to `target` go to a lower or the same address? */

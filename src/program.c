@@ -168,7 +168,9 @@ static void take_islands(code_layout *code, const ls_program *program) {
   }
 }
 
-static ls_status lay_out(code_layout *code, const ls_program *program, ls_error *error) {
+_Static_assert(IMAGE_SIZE_MAX <= SANDBOX_CODE_MAX, "a code window can grow until any program fits");
+
+static void lay_out(code_layout *code, const ls_program *program) {
   code->count = program->count;
   code->item_count = 0;
   memset(code->body, 0xff, program->count * sizeof *code->body); /* LS_NONE */
@@ -181,42 +183,57 @@ static ls_status lay_out(code_layout *code, const ls_program *program, ls_error 
   give_islands(code, program);
   set_offsets(code, program);
   take_islands(code, program);
-  uint64_t end = (set_offsets(code, program) + SLOT_SIZE - 1) / SLOT_SIZE * SLOT_SIZE;
-  if (end + SLOT_SIZE > code->code_size)
-    return error_set(error, LS_ERR_PROGRAM, 0, LS_NONE,
-                     "the program takes %" PRIu64 " bytes, the code window has %" PRIu64
-                     ": give the layout a larger one",
-                     end + SLOT_SIZE, code->code_size);
-  code->size = end + SLOT_SIZE;
-  if (code->size <= code->bytes_room)
-    return LS_OK;
-  uint8_t *bigger = realloc(code->bytes, code->size);
-  if (!bigger)
-    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE, "no memory for %zu bytes of code", code->size);
-  code->bytes = bigger;
-  code->bytes_room = code->size;
-  return LS_OK;
+  code->size = (set_offsets(code, program) + SLOT_SIZE - 1) / SLOT_SIZE * SLOT_SIZE + SLOT_SIZE;
 }
 
-ls_status ls_image_build(ls_image *image, const ls_program *program, const ls_layout *layout,
-                         ls_error *error) {
+/* ---- Both halves ---- */
+
+ls_status image_lay_out(ls_image *image, const ls_program *program, ls_error *error) {
   ls_status status = check_program(program, error);
   if (status)
     return status;
+  if (!make_room(&image->spare, program->count))
+    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE, "no memory for %u instructions", program->count);
+  lay_out(&image->spare, program);
+  return LS_OK;
+}
+
+size_t image_size(const ls_image *image) {
+  return image->spare.size;
+}
+
+static int make_room_for_bytes(code_layout *code) {
+  if (code->size <= code->bytes_room)
+    return 1;
+  GROW(code->bytes, code->size);
+  code->bytes_room = code->size;
+  return 1;
+}
+
+ls_status image_emit(ls_image *image, const ls_program *program, const ls_layout *layout, ls_error *error) {
   code_layout *code = &image->spare;
-  code->base = layout->windows[LS_CODE_WINDOW].address;
-  code->code_size = layout->windows[LS_CODE_WINDOW].size;
+  const ls_window *window = &layout->windows[LS_CODE_WINDOW];
+  if (code->size > window->size)
+    return error_set(error, LS_ERR_PROGRAM, 0, LS_NONE,
+                     "the program takes %zu bytes, the code window has %" PRIu64
+                     ": give the layout a larger one",
+                     code->size, window->size);
+  if (!make_room_for_bytes(code))
+    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE, "no memory for %zu bytes of code", code->size);
+  code->base = window->address;
   code->control = layout->control;
   code->gate = layout->gate;
-  if (!make_room(code, program->count))
-    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE, "no memory for %u instructions", program->count);
-  status = lay_out(code, program, error);
-  if (!status)
-    status = emit_layout(code, program, error);
+  ls_status status = emit_layout(code, program, error);
   if (status)
     return status;
   code_layout before = image->now;
   image->now = image->spare;
   image->spare = before;
   return LS_OK;
+}
+
+ls_status ls_image_build(ls_image *image, const ls_program *program, const ls_layout *layout,
+                         ls_error *error) {
+  ls_status status = image_lay_out(image, program, error);
+  return status ? status : image_emit(image, program, layout, error);
 }

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "image.h"
+
 static ls_layout layout;
 
 /* Instructions by hand. The comment of each use says what it is. */
@@ -150,6 +152,108 @@ static void too_large_a_program_is_refused(void **unused) {
   ls_layout large = layout;
   large.windows[LS_CODE_WINDOW].size = 0x80000;
   assert_int_equal(ls_image_build(image, &program, &large, &error), LS_OK);
+  ls_image_destroy(image);
+  free(in);
+}
+
+/* ---- In two halves ---- */
+
+static ls_instruction lea_rax(uint64_t data) {
+  ls_instruction in = code(LS_NONE, 7, "\x48\x8d\x05\0\0\0");
+  in.field = LS_FIELD_DATA;
+  in.field_offset = 3;
+  in.field_size = 4;
+  in.data = data;
+  return in;
+}
+
+/* What `build` made of nop(1), nop(LS_NONE). */
+static void check_two_nops(const ls_image *image) {
+  size_t size;
+  const uint8_t *bytes = ls_image_bytes(image, &size);
+  assert_int_equal(size, 32); /* two bytes, an exit point of 17, padding, the slot */
+  assert_memory_equal(bytes, "\x90\x90\x48\xc7\x05", 5);
+  assert_int_equal(ls_image_address(image, 1), layout.windows[0].address + 1);
+  assert_int_equal(ls_image_address(image, 2), 0);
+}
+
+static void the_size_is_known_before_the_window(void **unused) {
+  (void)unused;
+  const ls_instruction nops[] = {nop(1), nop(LS_NONE)};
+  ls_instruction in[3000];
+  enum { COUNT = sizeof in / sizeof *in };
+  for (uint32_t i = 0; i < COUNT; i++)
+    in[i] = i % 7 ? inc_rax(i + 1) : jnz(i + 1, (i * 31) % COUNT);
+  in[COUNT - 1] = lea_rax(layout.windows[1].address);
+  const ls_program program = {in, COUNT, LS_PROGRAM_FUEL};
+  ls_error error = {0};
+  ls_layout other = layout;
+  ls_image *image = build(nops, 2, 0);
+  assert_int_equal(image_lay_out(image, &program, &error), LS_OK);
+  size_t size = image_size(image), emitted;
+  check_two_nops(image);
+  other.windows[LS_CODE_WINDOW].size = size - 1;
+  assert_int_equal(image_emit(image, &program, &other, &error), LS_ERR_PROGRAM);
+  check_two_nops(image);
+  other.windows[LS_CODE_WINDOW].address += UINT64_C(1) << 32; /* the data is out of reach */
+  other.windows[LS_CODE_WINDOW].size = size;
+  assert_int_equal(image_emit(image, &program, &other, &error), LS_ERR_PROGRAM);
+  assert_int_equal(error.index, COUNT - 1);
+  check_two_nops(image);
+  other.windows[LS_CODE_WINDOW].address = layout.windows[LS_CODE_WINDOW].address;
+  assert_int_equal(image_emit(image, &program, &other, &error), LS_OK);
+  const uint8_t *bytes = ls_image_bytes(image, &emitted);
+  assert_int_equal(emitted, size);
+  ls_image *at_once = build(in, COUNT, LS_PROGRAM_FUEL);
+  assert_memory_equal(bytes, ls_image_bytes(at_once, &emitted), size);
+  assert_int_equal(emitted, size);
+  ls_image_destroy(at_once);
+  ls_image_destroy(image);
+}
+
+static void a_program_refused_leaves_the_image(void **unused) {
+  (void)unused;
+  const ls_instruction nops[] = {nop(1), nop(LS_NONE)}, in[] = {nop(3)};
+  const ls_program program = {in, 1, 0};
+  ls_image *image = build(nops, 2, 0);
+  assert_int_equal(image_lay_out(image, &program, NULL), LS_ERR_PROGRAM);
+  check_two_nops(image);
+  ls_image_destroy(image);
+}
+
+/* All of them as long as can be: prefixes, an island, and fuel for both links. */
+static void the_largest_program(void **unused) {
+  (void)unused;
+  enum { COUNT = LS_PROGRAM_MAX };
+  ls_instruction *in = malloc(COUNT * sizeof *in);
+  assert_non_null(in);
+  for (uint32_t i = 0; i < COUNT; i++) /* jnz behind segment prefixes */
+    in[i] = branch(0, 0, 15, "\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x2e\x75\x00", 1);
+  const ls_program program = {in, COUNT, LS_PROGRAM_FUEL};
+  ls_error error = {0};
+  ls_layout large;
+  ls_image *image = ls_image_create();
+  ls_executor *executor;
+  assert_int_equal(image_lay_out(image, &program, &error), LS_OK);
+  assert_in_range(image_size(image), IMAGE_SIZE_MAX - 2 * SLOT_SIZE, IMAGE_SIZE_MAX);
+  ls_layout_default(&large, 1);
+  large.windows[LS_CODE_WINDOW].address = 0x60010000;
+  large.windows[LS_CODE_WINDOW].size = SANDBOX_CODE_MAX;
+  assert_int_equal(image_emit(image, &program, &large, &error), LS_OK);
+  assert_int_equal(ls_executor_create(LS_SIGNAL, &large, NULL, &executor, &error), LS_OK);
+  assert_int_equal(ls_executor_load(executor, image, &error), LS_OK);
+  for (int zero = 0; zero < 2; zero++) { /* from the last one to the first, over either link */
+    ls_state start;
+    ls_outcome outcome;
+    ls_state_init(&start);
+    start.rflags |= zero ? 0x40 : 0;
+    const ls_run run = {.state = &start, .entry = COUNT - 1, .fuel = 1};
+    assert_int_equal(ls_executor_run(executor, &run, &outcome, &error), LS_OK);
+    assert_int_equal(outcome.stop.kind, LS_STOP_FUEL);
+    assert_int_equal(outcome.stop.instruction, 0);
+    assert_int_equal(outcome.stop.part, zero ? LS_PART_NEXT : LS_PART_JUMP);
+  }
+  ls_executor_destroy(executor);
   ls_image_destroy(image);
   free(in);
 }
@@ -327,12 +431,21 @@ static int end_executors(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(impossible_programs_are_refused),   cmocka_unit_test(too_large_a_program_is_refused),
-      cmocka_unit_test(maps_cover_every_byte_once),        cmocka_unit_test(straight_line),
-      cmocka_unit_test(order_of_the_list_does_not_matter), cmocka_unit_test(loops_take_fuel),
-      cmocka_unit_test(a_next_link_backwards_takes_fuel),  cmocka_unit_test(a_jump_to_itself_takes_fuel),
-      cmocka_unit_test(branches_leave_over_their_jump),    cmocka_unit_test(calls_return),
-      cmocka_unit_test(short_branches_get_islands),        cmocka_unit_test(fuel_disturbs_nothing),
+      cmocka_unit_test(impossible_programs_are_refused),
+      cmocka_unit_test(too_large_a_program_is_refused),
+      cmocka_unit_test(the_size_is_known_before_the_window),
+      cmocka_unit_test(a_program_refused_leaves_the_image),
+      cmocka_unit_test(the_largest_program),
+      cmocka_unit_test(maps_cover_every_byte_once),
+      cmocka_unit_test(straight_line),
+      cmocka_unit_test(order_of_the_list_does_not_matter),
+      cmocka_unit_test(loops_take_fuel),
+      cmocka_unit_test(a_next_link_backwards_takes_fuel),
+      cmocka_unit_test(a_jump_to_itself_takes_fuel),
+      cmocka_unit_test(branches_leave_over_their_jump),
+      cmocka_unit_test(calls_return),
+      cmocka_unit_test(short_branches_get_islands),
+      cmocka_unit_test(fuel_disturbs_nothing),
   };
   ls_layout_default(&layout, 0);
   int missing = find_reference(&layout);
