@@ -424,10 +424,11 @@ static void a_handler_on_top(void **unused) {
   ls_state state;
   load(&g, COUNTING);
   fill_counting(&state);
+  if (TSAN) /* its handler blocks all signals, and so what AC makes of its own unaligned accesses kills */
+    state.rflags &= ~(uint64_t)RFLAGS_AC;
   start(0, &(ringer){.executor = g.executor, .spins = 1000, .waits = true});
   start(1, &(ringer){.sig = SIGUSR1, .spins = 400});
   count_interrupted("handler on top", &g, &state, 0, ROUNDS);
-  state.gpr[LS_RSP] = UINT64_C(1) << 62;
   stop_ringers();
   guest_close(&g);
   sigaction(SIGUSR1, &before, NULL);
