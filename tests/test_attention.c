@@ -15,7 +15,7 @@
 #include "signal/thread.h"
 
 /* Ticks so rare that none answers in place of a ring that was lost: then the test hangs. */
-enum { STACK_WINDOW = 3, PATIENCE = 60 /* seconds */, NO_TICKS = 10000000 };
+enum { STACK_WINDOW = 3, PATIENCE = 8 /* seconds */, NO_TICKS = 10000000 };
 
 /* lea rcx, [rcx+1]; lea rdx, [rdx+1]; jmp back: no flag changes, and at no place is a count lost or repeated.
  */
@@ -146,20 +146,18 @@ static void check_counting(const char *name, const ls_state *start, const ls_sta
   same_state(name, &expected, got);
 }
 
-static bool patient(const struct timespec *since) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec - since->tv_sec < PATIENCE;
+/* Where the threads share one core, a round takes a time slice: then fewer must do. */
+static bool patient(time_t since) {
+  return time(NULL) - since < PATIENCE;
 }
 
-/* Lets COUNTING be interrupted `rounds` times, or fewer on a machine that is busy with other things. */
+/* Lets COUNTING be interrupted `rounds` times, or for as long as we are patient. */
 static void count_interrupted(const char *name, guest *g, const ls_state *from, uint32_t uses,
                               unsigned rounds) {
-  struct timespec since;
-  clock_gettime(CLOCK_MONOTONIC, &since);
+  time_t since = time(NULL);
   ls_outcome out = outcome_of(from, CODE);
   unsigned done = 0, progress = 0;
-  for (; done < rounds && (done % 64 || patient(&since)); done++) {
+  for (; done < rounds && (done % 64 || patient(since)); done++) {
     uint64_t count = out.state.gpr[LS_RCX];
     go_on(g, uses, 0, &out);
     same_kind(name, &out, LS_STOP_INTERRUPTED);
@@ -257,13 +255,14 @@ static void another_mode(void **unused) {
     guest_close(&g);
     return;
   }
+  unsigned moved = 0;
   start(0, &(ringer){.executor = g.executor, .spins = 1000, .waits = true});
   for (unsigned i = 0; i < ROUNDS; i++) {
     uint64_t count = out.state.gpr[LS_RCX];
     go_on(&g, 0, 0, &out);
     same_kind("32-bit", &out, LS_STOP_INTERRUPTED);
     assert_int_equal(out.state.cs, CS_32);
-    assert_true(out.state.gpr[LS_RCX] >= count);
+    moved += out.state.gpr[LS_RCX] != count;
     ls_state expected = state;
     expected.cs = CS_32;
     expected.rip = out.state.rip;
@@ -272,7 +271,7 @@ static void another_mode(void **unused) {
     same_state("32-bit", &expected, &out.state);
   }
   stop_ringers();
-  assert_true(out.state.gpr[LS_RCX] > 0);
+  assert_true(moved > 0);
   guest_close(&g);
 }
 
@@ -347,7 +346,7 @@ static void refused_in_place(void **unused) {
 /* One run after the other, each as short as can be, so that most rings come on the way in or out: in the end
  * each is like one that nobody disturbed. */
 static void hammer(const char *code, uint64_t rsp, uint32_t uses, uint64_t steps, bool waits) {
-  enum { RUNS = 10000 };
+  enum { RUNS = 10000, ENOUGH = 100 };
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
   ls_state state;
   ls_outcome quiet, out;
@@ -355,9 +354,10 @@ static void hammer(const char *code, uint64_t rsp, uint32_t uses, uint64_t steps
   fill_counting(&state);
   state.gpr[LS_RSP] = rsp;
   must(go(&g, &state, CODE, uses, steps, &quiet));
+  time_t since = time(NULL);
   unsigned interrupted = 0;
   start(0, &(ringer){.executor = g.executor, .spins = waits ? 300 : 2000, .waits = waits});
-  for (unsigned i = 0; i < RUNS; i++) {
+  for (unsigned i = 0; i < RUNS || (interrupted < ENOUGH && patient(since)); i++) {
     memset(&out, 0xa5, sizeof out);
     must(go(&g, &state, CODE, uses, steps, &out));
     if (out.stop.kind == LS_STOP_INTERRUPTED)
@@ -421,6 +421,7 @@ static struct sigaction handle(int sig) {
 static void a_handler_on_top(void **unused) {
   (void)unused;
   enum { ROUNDS = 5000 };
+  time_t since = time(NULL);
   struct sigaction before = handle(SIGUSR1);
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
   ls_state state;
@@ -430,7 +431,9 @@ static void a_handler_on_top(void **unused) {
     state.rflags &= ~(uint64_t)RFLAGS_AC;
   start(0, &(ringer){.executor = g.executor, .spins = 1000, .waits = true});
   start(1, &(ringer){.sig = SIGUSR1, .spins = 400});
-  count_interrupted("handler on top", &g, &state, 0, ROUNDS);
+  do
+    count_interrupted("handler on top", &g, &state, 0, ROUNDS);
+  while (!host_calls && patient(since));
   stop_ringers();
   guest_close(&g);
   sigaction(SIGUSR1, &before, NULL);
@@ -442,6 +445,7 @@ static void a_handler_on_top(void **unused) {
 static void the_hosts_interrupt_signal(void **unused) {
   (void)unused;
   enum { ROUNDS = 5000 };
+  time_t since = time(NULL);
   struct sigaction before = handle(SIGURG);
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
   ls_state state;
@@ -449,7 +453,9 @@ static void the_hosts_interrupt_signal(void **unused) {
   fill_counting(&state);
   start(0, &(ringer){.executor = g.executor, .spins = 1000, .waits = true});
   start(1, &(ringer){.sig = SIGURG, .spins = 2000});
-  count_interrupted("the host's signal", &g, &state, 0, ROUNDS);
+  do
+    count_interrupted("the host's signal", &g, &state, 0, ROUNDS);
+  while (!host_calls && patient(since));
   stop_ringers();
   for (int i = 0; i < 100; i++)
     g.executor->ops->interrupt(g.executor, (int)syscall(SYS_gettid));
@@ -540,15 +546,16 @@ static uint64_t after(uint64_t rip) {
 /* Each step is done and counted, or interrupted and not done. */
 static void steps_and_rings(void **unused) {
   (void)unused;
-  enum { STEPS = 20000, MANY = 100 };
+  enum { STEPS = 20000, MANY = 100, ENOUGH = 100 };
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
   ls_state state;
   load(&g, COUNTING);
   fill_counting(&state);
   ls_outcome out = outcome_of(&state, CODE);
+  time_t since = time(NULL);
   unsigned interrupted = 0;
   start(0, &(ringer){.executor = g.executor, .spins = 500, .waits = true});
-  for (unsigned i = 0; i < STEPS; i++) {
+  for (unsigned i = 0; i < STEPS || (interrupted < ENOUGH && patient(since)); i++) {
     uint64_t rip = out.state.rip, count = out.state.gpr[LS_RCX];
     bool done = go_on(&g, 0, 1, &out) == LS_STOP_STEPS;
     interrupted += !done;
@@ -624,9 +631,10 @@ static void repetitions_and_rings(void **unused) {
   state.gpr[LS_RSI] = DATA;
   state.gpr[LS_RDI] = DATA + 1;
   state.gpr[LS_RCX] = LENGTH;
+  time_t since = time(NULL);
   unsigned between = 0;
   start(0, &(ringer){.executor = g.executor, .spins = 1000, .waits = true});
-  for (uint64_t i = 0; i < ROUNDS; i++) {
+  for (uint64_t i = 0; i < ROUNDS || (!between && patient(since)); i++) {
     ls_outcome out = outcome_of(&state, CODE);
     memset(data, 0, LENGTH + 2);
     data[0] = (uint8_t)(i | 1);
@@ -677,15 +685,14 @@ static void time_passes_between_rings(void **unused) {
   (void)unused;
   guest g = open_guest(&(ls_options){.tick_ms = 1});
   ls_state state;
-  struct timespec since;
-  clock_gettime(CLOCK_MONOTONIC, &since);
+  time_t since = time(NULL);
   load(&g, COUNTING);
   fill_counting(&state);
   ls_outcome out = outcome_of(&state, CODE);
-  g.executor->time_left = 50000000;
+  g.executor->time_left = 20000000;
   unsigned interrupted = 0;
   start(0, &(ringer){.executor = g.executor, .spins = 1000, .waits = true});
-  while (go_on(&g, 0, 0, &out) == LS_STOP_INTERRUPTED && (++interrupted % 64 || patient(&since))) {
+  while (go_on(&g, 0, 0, &out) == LS_STOP_INTERRUPTED && (++interrupted % 64 || patient(since))) {
   }
   stop_ringers();
   same_kind("interrupted to the end", &out, LS_STOP_TIMEOUT);
