@@ -51,22 +51,6 @@ static uint64_t mix(uint64_t x) {
   return x ^ (x >> 29);
 }
 
-static int setup(void **unused) {
-  (void)unused;
-  ls_layout_default(&layout, SLOT);
-  must(ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error));
-  image = ls_image_create();
-  return 0;
-}
-
-static int teardown(void **unused) {
-  (void)unused;
-  ls_executor_destroy(executor);
-  ls_image_destroy(image);
-  executor = NULL;
-  return 0;
-}
-
 static void load(const char *code, size_t size) {
   static ls_instruction pieces[RAW_PIECES];
   const ls_program program = raw_program(code, size, pieces);
@@ -77,7 +61,10 @@ static void load(const char *code, size_t size) {
 
 #define LOAD(code) load(code, sizeof code - 1)
 
+static _Atomic uint64_t segments; /* begun */
+
 static ls_stop_kind go(const ls_run *run, uint64_t address) {
+  segments++;
   must(executor_go(executor, run, address, &outcome, &error));
   return outcome.stop.kind;
 }
@@ -121,6 +108,11 @@ static void check_state(const char *name, const ls_state *expected, const ls_sta
   fail_msg("%s: %s: expected %s, got %s", name, r->name, x, y);
 }
 
+static void set_tick(uint64_t ns) {
+  executor->tick_ns = ns;
+  executor->ops->changed(executor);
+}
+
 static pid_t only_child(void) {
   pid_t pid = 0;
   assert_int_equal(process_children(getpid(), &pid), 1);
@@ -129,9 +121,11 @@ static pid_t only_child(void) {
 
 /* ---- Somebody else who rings -------------------------------------------------------------------------- */
 
-typedef struct ringer {
+static struct {
   pthread_t thread;
-  uint32_t longest; /* pause before a ring, in turns of an empty loop */
+  uint32_t longest; /* random part of the pause before a ring, in turns of an empty loop */
+  _Atomic int64_t pause;
+  bool rings;
   _Atomic bool stop;
 } ringer;
 
@@ -140,27 +134,64 @@ static void call_guest(void) {
   executor->ops->interrupt(executor, 0);
 }
 
-static void *ring(void *context) {
-  ringer *r = context;
-  for (uint64_t n = 1; !r->stop; n++) {
-    for (volatile uint64_t i = mix(n) % r->longest; i; i--) {
+/* Once in each segment, at a random moment. */
+static void *ring(void *unused) {
+  (void)unused;
+  for (uint64_t n = 0; !ringer.stop;) {
+    if (n == segments)
+      continue;
+    n = segments;
+    for (volatile int64_t i = ringer.pause + (int64_t)(mix(n) % ringer.longest); i > 0; i--) {
     }
     call_guest();
-    while (*executor->attention && !r->stop)
-      sched_yield();
   }
   return NULL;
 }
 
-static void start_ringing(ringer *r, uint32_t longest) {
-  *r = (ringer){.longest = longest};
-  assert_int_equal(pthread_create(&r->thread, NULL, ring, r), 0);
+/* Whether there is anything to ask for or not. */
+static void *ring_all_the_time(void *unused) {
+  (void)unused;
+  for (uint64_t n = 1; !ringer.stop; n++) {
+    *executor->attention = mix(n) >> 7 & 1;
+    executor->ops->interrupt(executor, 0);
+  }
+  return NULL;
 }
 
-static void stop_ringing(ringer *r) {
-  r->stop = true;
-  pthread_join(r->thread, NULL);
+static void start_ringing(void *(*how)(void *), uint32_t longest) {
+  ringer.longest = longest;
+  ringer.pause = 0;
+  ringer.stop = false;
+  assert_int_equal(pthread_create(&ringer.thread, NULL, how, NULL), 0);
+  ringer.rings = true;
+}
+
+static void stop_ringing(void) {
+  if (!ringer.rings)
+    return;
+  ringer.stop = true;
+  pthread_join(ringer.thread, NULL);
+  ringer.rings = false;
   *executor->attention = 0;
+}
+
+/* ---- Around each test ---------------------------------------------------------------------------------- */
+
+static int setup(void **unused) {
+  (void)unused;
+  ls_layout_default(&layout, SLOT);
+  must(ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error));
+  image = ls_image_create();
+  return 0;
+}
+
+static int teardown(void **unused) {
+  (void)unused;
+  stop_ringing();
+  ls_executor_destroy(executor);
+  ls_image_destroy(image);
+  executor = NULL;
+  return 0;
 }
 
 /* ---- Endless guests ----------------------------------------------------------------------------------- */
@@ -191,8 +222,9 @@ static void interrupt_counting(const ls_state *from, uint64_t steps, uint32_t lo
   start = expected = outcome.state = *from;
   outcome.state.rip = X;
   LOAD(COUNTING);
-  ringer r;
-  start_ringing(&r, longest);
+  set_tick(20000 * MS); /* rings alone interrupt it; should none come, it times out */
+  executor->time_left = steps ? TIME_ENDLESS : 1;
+  start_ringing(ring, longest);
   uint64_t since = nanoseconds(CLOCK_MONOTONIC);
   for (unsigned moved = 0; moved < times;) {
     assert_int_equal(go_on(steps), LS_STOP_INTERRUPTED);
@@ -203,7 +235,7 @@ static void interrupt_counting(const ls_state *from, uint64_t steps, uint32_t lo
     assert_false(too_late(since));
     *executor->attention = 0;
   }
-  stop_ringing(&r);
+  stop_ringing();
 }
 
 static void test_endless(void **unused) {
@@ -240,8 +272,7 @@ static void test_x87_in_place(void **unused) {
   static ls_state s;
   fill_state(&s, 250);
   outcome.state = s;
-  executor->tick_ns = 2 * MS;
-  executor->ops->changed(executor);
+  set_tick(2 * MS);
   executor->sampling = true;
   LOAD("\xd9\xe8\xeb\xfe");
   assert_int_equal(go(&(ls_run){.state = &outcome.state}, X), LS_STOP_INTERRUPTED);
@@ -263,15 +294,14 @@ static void test_32_bit_code(void **unused) {
   } pointer = {(uint32_t)X + 2, 0x23};
   memcpy(ls_executor_memory(executor, DATA), &pointer, 6);
   LOAD("\xff\x2b\x47\x8d\x76\x03\xeb\xfa");
-  ringer r;
-  start_ringing(&r, 100000);
+  start_ringing(ring, 100000);
   uint64_t since = nanoseconds(CLOCK_MONOTONIC), last = 0;
   for (unsigned inside = 0; inside < 300;) {
     assert_int_equal(go_on(inside % 3 ? 0 : 100000), LS_STOP_INTERRUPTED);
     const ls_state *s = &outcome.state;
     if (s->rip != X) {
       assert_int_equal(s->cs, 0x23);
-      assert_int_equal(s->gpr[LS_RSI], 3 * (s->gpr[LS_RDI] - (s->rip == X + 3)));
+      assert_int_equal((uint32_t)s->gpr[LS_RSI], (uint32_t)(3 * (s->gpr[LS_RDI] - (s->rip == X + 3))));
       inside += s->gpr[LS_RDI] > last;
       last = s->gpr[LS_RDI];
     }
@@ -279,7 +309,7 @@ static void test_32_bit_code(void **unused) {
     assert_false(too_late(since));
     *executor->attention = 0;
   }
-  stop_ringing(&r);
+  stop_ringing();
 }
 
 /* ---- Before, after, and on the way -------------------------------------------------------------------- */
@@ -358,23 +388,27 @@ static const struct guest {
   const char *code;
   size_t size;
   uint64_t steps; /* 0: run through */
+  bool homing;
 } guests[] = {
-#define GUEST(code, steps)                                                                                   \
-  { code, sizeof code - 1, steps }
-    GUEST("\x90", 0),
-    /* mov [rbx], rax; add rax, rdx; adc [rbx+8], rax; vaddps-like SSE: addps xmm1, xmm2; inc [rbx+16] */
-    GUEST("\x48\x89\x03\x48\x01\xd0\x48\x11\x43\x08\x0f\x58\xca\x48\xff\x43\x10", 0),
+#define GUEST(bytes, ...)                                                                                    \
+  { .code = bytes, .size = sizeof bytes - 1, __VA_ARGS__ }
+    GUEST("\x90", .homing = true),
+    /* mov [rbx], rax; add rax, rdx; adc [rbx+8], rax; addps xmm1, xmm2; inc [rbx+16] */
+    GUEST("\x48\x89\x03\x48\x01\xd0\x48\x11\x43\x08\x0f\x58\xca\x48\xff\x43\x10", .homing = true),
     /* mov ecx, 3000; mov rdi, rbx; rep stosb; mov ecx, 200; 1: imul rax, rdx; add [rbx], rax; dec ecx; jnz 1b
      */
     GUEST("\xb9\xb8\x0b\0\0\x48\x89\xdf\xf3\xaa\xb9\xc8\0\0\0\x48\x0f\xaf\xc2\x48\x01\x03\xff\xc9\x75\xf5",
-          0),
-    /* the same for a million: interrupted in the loop for certain */
+          .steps = 0),
+    /* mov ecx, 16000; 1: dec ecx; jnz 1b: longer than it takes a ring to arrive */
+    GUEST("\xb9\x80\x3e\0\0\xff\xc9\x75\xfc", .homing = true),
+    /* the third for a million: interrupted in the loop for certain */
     GUEST(
         "\xb9\xb8\x0b\0\0\x48\x89\xdf\xf3\xaa\xb9\x40\x42\x0f\0\x48\x0f\xaf\xc2\x48\x01\x03\xff\xc9\x75\xf5",
-        0),
+        .steps = 0),
     /* pushf; popf; push rax; mov ecx, 20; mov rdi, rbx; rep stosb; pushf; pop [rbx+64]; fld1; fstp [rbx+80]
      */
-    GUEST("\x9c\x9d\x50\xb9\x14\0\0\0\x48\x89\xdf\xf3\xaa\x9c\x8f\x43\x40\xd9\xe8\xdd\x5b\x50", 10000),
+    GUEST("\x9c\x9d\x50\xb9\x14\0\0\0\x48\x89\xdf\xf3\xaa\x9c\x8f\x43\x40\xd9\xe8\xdd\x5b\x50",
+          .steps = 10000),
 };
 
 enum { GUESTS = sizeof guests / sizeof *guests };
@@ -409,6 +443,8 @@ static void run_to_end(const struct guest *g, const ls_state *s, ending *to, uns
     run.steps = g->steps ? g->steps - to->steps : 0;
     ls_stop_kind kind = go(&run, outcome.state.rip);
     *executor->attention = 0;
+    if (g->homing) /* rings come about when the guest leaves */
+      ringer.pause += kind == LS_STOP_EXIT ? -300 : 300;
     if (kind == LS_STOP_EXIT)
       break;
     assert_int_equal(kind, LS_STOP_INTERRUPTED);
@@ -420,7 +456,9 @@ static void run_to_end(const struct guest *g, const ls_state *s, ending *to, uns
   memcpy(to->stack, ls_executor_memory(executor, STACK), sizeof to->stack);
 }
 
-static void hammer(const struct guest *g, unsigned times, uint32_t longest, unsigned *interrupted) {
+/* At least so many times, and until it has been interrupted `least` times. */
+static unsigned hammer(const struct guest *g, unsigned times, unsigned least, uint32_t longest) {
+  unsigned interrupted = 0;
   static ls_state s;
   static ending expected, got;
   fill_state(&s, 600);
@@ -428,28 +466,30 @@ static void hammer(const struct guest *g, unsigned times, uint32_t longest, unsi
   s.gpr[LS_RSP] = S + 0x800;
   s.rflags &= ~(uint64_t)(RFLAGS_DF | RFLAGS_AC);
   load(g->code, g->size);
-  run_to_end(g, &s, &expected, interrupted);
-  ringer r;
-  start_ringing(&r, longest);
-  for (unsigned i = 0; i < times; i++) {
-    run_to_end(g, &s, &got, interrupted);
+  run_to_end(g, &s, &expected, &interrupted);
+  start_ringing(ring, longest);
+  uint64_t since = nanoseconds(CLOCK_MONOTONIC);
+  for (unsigned i = 0; i < times || interrupted < least; i++) {
+    assert_false(too_late(since));
+    run_to_end(g, &s, &got, &interrupted);
     check_state("hammered", &expected.state, &got.state);
     assert_int_equal(got.steps, expected.steps);
     assert_memory_equal(got.data, expected.data, sizeof got.data);
     assert_memory_equal(got.stack, expected.stack, sizeof got.stack);
   }
-  stop_ringing(&r);
+  stop_ringing();
+  return interrupted;
 }
 
 static void test_short_guests(void **unused) {
   (void)unused;
   for (unsigned i = 0; i < GUESTS; i++) {
-    unsigned interrupted = 0;
-    bool is_long = i >= 3;
-    hammer(&guests[i], is_long ? 200 : 2000, is_long ? 50000 : 5000, &interrupted);
+    bool is_long = i >= 4;
+    unsigned interrupted = hammer(&guests[i], is_long ? 200 : 4000, is_long ? 20 : 0,
+                                  is_long            ? 50000
+                                  : guests[i].homing ? 1000
+                                                     : 25000);
     print_message("guest %u: interrupted %u times\n", i, interrupted);
-    if (is_long)
-      assert_true(interrupted > 0);
   }
 }
 
@@ -460,11 +500,11 @@ static void test_sampling(void **unused) {
   ls_state_init(&outcome.state);
   outcome.state.rip = X;
   pid_t before = only_child();
-  executor->tick_ns = 2 * MS;
-  executor->ops->changed(executor);
+  set_tick(40 * MS);
+  assert_int_equal(process_children(getpid(), &before), 0);
   executor->sampling = true;
   LOAD(COUNTING);
-  for (unsigned i = 0; i < 20; i++) {
+  for (unsigned i = 0; i < 8; i++) {
     assert_int_equal(go_on(i % 4 ? 0 : UINT64_MAX), LS_STOP_INTERRUPTED);
     assert_int_equal(executor->sample_ticks, 1);
     executor->sample_ticks = 0;
@@ -472,41 +512,46 @@ static void test_sampling(void **unused) {
   assert_int_equal(executor->time_left, TIME_ENDLESS);
   assert_int_equal(outcome.state.gpr[LS_R14] / 3, outcome.state.gpr[LS_R15] - (outcome.state.rip == X + 4));
   assert_int_not_equal(only_child(), before);
-  executor->time_left = 7 * MS; /* the fourth tick */
+  clockid_t clock;
+  assert_int_equal(clock_getcpuclockid(only_child(), &clock), 0);
+  assert_true(nanoseconds(clock) > 7 * 30 * MS); /* the kernel's own ticks are up to 10 ms apart */
+  executor->time_left = 140 * MS;                /* the fourth tick */
   for (unsigned i = 0; i < 3; i++)
     assert_int_equal(go_on(0), LS_STOP_INTERRUPTED);
   assert_int_equal(go_on(0), LS_STOP_TIMEOUT);
 }
 
 /* A limit holds over all segments, however short each is. */
-static void check_limit(uint64_t steps, uint32_t longest, ls_stop_kind other) {
+static void check_limit(uint64_t steps, uint64_t tick, uint32_t longest, ls_stop_kind other) {
   clockid_t clock;
+  set_tick(tick);
   ls_state_init(&outcome.state);
   outcome.state.rip = X;
   LOAD(COUNTING);
+  executor->time_left = 1;
+  go_on(1); /* makes the child */
   assert_int_equal(clock_getcpuclockid(only_child(), &clock), 0);
   uint64_t since = nanoseconds(CLOCK_MONOTONIC), used = nanoseconds(clock);
-  unsigned segments = 0;
+  unsigned parts = 0;
   ls_stop_kind kind;
-  ringer r;
-  executor->time_left = time_for(executor, 150);
-  start_ringing(&r, longest);
+  executor->time_left = 150 * MS;
+  start_ringing(ring, longest);
   while ((kind = go_on(steps)) != LS_STOP_TIMEOUT) {
     assert_true(kind == LS_STOP_INTERRUPTED || kind == other);
     *executor->attention = 0;
-    segments++;
+    parts++;
     assert_false(too_late(since));
   }
-  stop_ringing(&r);
-  assert_true(segments > 10);
+  stop_ringing();
+  assert_true(parts > 10);
   assert_in_range(nanoseconds(clock) - used, 100 * MS, 10000 * MS);
 }
 
 static void test_limit_in_segments(void **unused) {
   (void)unused;
-  check_limit(0, 100000, LS_STOP_INTERRUPTED);
-  check_limit(5, 1000000, LS_STOP_STEPS);
-  check_limit(UINT64_MAX, 1000000, LS_STOP_INTERRUPTED);
+  check_limit(0, 10 * MS, 100000, LS_STOP_INTERRUPTED);
+  check_limit(5, 20000 * MS, 1000000, LS_STOP_STEPS); /* stepped runs do not need ticks */
+  check_limit(UINT64_MAX, 20000 * MS, 1000000, LS_STOP_INTERRUPTED);
 }
 
 /* ---- Threads and children ----------------------------------------------------------------------------- */
@@ -629,22 +674,12 @@ static void test_refused_state(void **unused) {
   }
 }
 
-static void *ring_all_the_time(void *context) {
-  ringer *r = context;
-  for (uint64_t n = 1; !r->stop; n++) {
-    *executor->attention = mix(n) >> 7 & 1;
-    executor->ops->interrupt(executor, 0);
-  }
-  return NULL;
-}
-
 static void test_changed_under_rings(void **unused) {
   (void)unused;
   static ls_state s;
   fill_state(&s, 1000);
   LOAD("\x48\xff\xc0");
-  ringer r = {.longest = 0};
-  assert_int_equal(pthread_create(&r.thread, NULL, ring_all_the_time, &r), 0);
+  start_ringing(ring_all_the_time, 0);
   for (unsigned i = 0; i < 100; i++) {
     ls_stop_kind kind = go(&(ls_run){.state = &s}, X);
     assert_true(kind == LS_STOP_EXIT || kind == LS_STOP_INTERRUPTED);
@@ -654,7 +689,7 @@ static void test_changed_under_rings(void **unused) {
     pid_t pid;
     assert_int_equal(process_children(getpid(), &pid), 0);
   }
-  stop_ringing(&r);
+  stop_ringing();
 }
 
 static void *change(void *unused) {
