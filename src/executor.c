@@ -87,7 +87,7 @@ void gate_page_write(uint8_t *page, uint64_t gate) {
 
 /* ---- Memory ---- */
 
-static ls_status own(ls_executor *executor, ls_error *error) {
+ls_status executor_own(ls_executor *executor, ls_error *error) {
   return sandbox_forked(&executor->box) ? executor->ops->forked(executor, error) : LS_OK;
 }
 
@@ -97,7 +97,7 @@ void *ls_executor_memory(ls_executor *executor, uint32_t window) {
 }
 
 ls_status ls_executor_reset(ls_executor *executor, const void *const contents[], ls_error *error) {
-  ls_status status = own(executor, error);
+  ls_status status = executor_own(executor, error);
   if (status)
     return status;
   const sandbox *box = &executor->box;
@@ -132,7 +132,7 @@ int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint6
 }
 
 ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error) {
-  ls_status status = own(executor, error);
+  ls_status status = executor_own(executor, error);
   if (status)
     return status;
   sandbox *box = &executor->box;
@@ -181,13 +181,15 @@ static void place_in_image(const ls_image *image, ls_outcome *outcome) {
 }
 
 /* A jump to the gate: which exit point was it? None if the guest found the gate by itself. */
-static void place_exit(const ls_executor *executor, ls_outcome *outcome) {
+void executor_left(const ls_executor *executor, ls_outcome *outcome) {
   const image_exit *at = image_exit_at(executor->image, executor->control->exit);
   ls_stop *stop = &outcome->stop;
+  *stop = (ls_stop){.kind = LS_STOP_EXIT};
   set_place(executor->image, stop, at ? at->instruction : LS_NONE, at ? at->part : LS_PART_BODY);
-  stop->kind = at ? at->kind : LS_STOP_EXIT;
-  if (at)
-    outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
+  if (!at)
+    return;
+  stop->kind = at->kind;
+  outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
 }
 
 ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
@@ -196,7 +198,7 @@ ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address
   if (status)
     return status;
   if (outcome->stop.kind == LS_STOP_EXIT)
-    place_exit(executor, outcome);
+    executor_left(executor, outcome);
   else
     place_in_image(executor->image, outcome);
   return LS_OK;
@@ -209,7 +211,7 @@ ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *
   uint64_t entry = ls_image_address(executor->image, run->entry);
   if (!entry)
     return error_set(error, LS_ERR_ARGUMENT, 0, run->entry, "the program has no instruction %u", run->entry);
-  status = own(executor, error);
+  status = executor_own(executor, error);
   if (status)
     return status;
   executor->control->exit = UINT64_MAX;

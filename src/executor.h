@@ -27,6 +27,9 @@ typedef struct executor_ops {
   /* Makes the guest that thread `tid` runs, or is about to run, look at *executor->attention, which was set
    * before. From any thread; what it rings in vain is forgotten. */
   void (*interrupt)(ls_executor *executor, int tid);
+  /* Has the guest that runs had the CPU since it was entered? Who interrupts it without pause waits for that
+   * in between, or it would never get anywhere: it would be asked again before it is in. From any thread. */
+  bool (*inside)(ls_executor *executor);
   /* The layout's code window or tick_ns has changed: the next run takes them up. From any thread, while no
    * guest runs. */
   void (*changed)(ls_executor *executor);
@@ -60,6 +63,12 @@ static inline uint64_t time_for(const ls_executor *executor, uint64_t limit_ms) 
  * stop at the gate becomes that at an exit point. */
 ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
                       ls_error *error);
+
+/* In a process that has forked: makes the executor this process's own. Else nothing. */
+ls_status executor_own(ls_executor *executor, ls_error *error);
+
+/* The guest has jumped to the gate: completes *outcome with the exit point that it took. */
+void executor_left(const ls_executor *executor, ls_outcome *outcome);
 
 /* Each makes its own structure with `struct ls_executor` as first member. `base` holds everything but ops and
  * is moved into it on success; on failure the caller still owns base's sandbox. For the signal executor the

@@ -442,8 +442,8 @@ int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
  * but for two things: FS and GS, which are reset to those a run starts with, and, with options.vectors below
  * what the CPU has, the registers beyond, which are lost.
  *
- * From inside a visitor or a sample callback, calls for the same controller fail with LS_ERR_BUSY. The exit
- * callback may call everything. */
+ * From inside a visitor or a sample callback, calls for the same controller fail with LS_ERR_BUSY; they must
+ * not fork. The exit callback may do everything. */
 typedef struct ls_controller ls_controller;
 
 /* Called by ls_execute before it returns, in its thread, when the guest is idle again. */

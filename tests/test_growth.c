@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -56,7 +57,7 @@ static uint64_t memfd_bytes(const sandbox *box) {
 
 typedef struct map_line {
   uint64_t start, end, offset;
-  char access[8];
+  char access[4];
 } map_line;
 
 enum { LINES_MAX = 512 };
@@ -69,8 +70,11 @@ static uint32_t read_maps(map_line lines[LINES_MAX]) {
   assert_non_null(maps);
   while (fgets(text, sizeof text, maps)) {
     map_line *l = &lines[count];
-    if (sscanf(text, "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64, &l->start, &l->end, l->access, &l->offset) != 4)
-      continue;
+    char *rest; /* "start-end access offset …" */
+    l->start = strtoull(text, &rest, 16);
+    l->end = strtoull(rest + 1, &rest, 16);
+    memcpy(l->access, rest + 1, sizeof l->access);
+    l->offset = strtoull(rest + 1 + sizeof l->access, NULL, 16);
     if (l->start >= GUESTS_FROM && l->end <= GUESTS_TO)
       count++;
     assert_true(count < LINES_MAX);
@@ -96,7 +100,7 @@ static void check_line(const map_line *lines, uint32_t count, const sandbox_mapp
   const char access[] = {m->protection & PROT_READ ? 'r' : '-', m->protection & PROT_WRITE ? 'w' : '-',
                          m->protection & PROT_EXEC ? 'x' : '-', m->guard ? 'p' : 's'};
   if (memcmp(lines[i].access, access, sizeof access) != 0)
-    fail_msg("%#" PRIx64 " is %s", m->address, lines[i].access);
+    fail_msg("%#" PRIx64 " is %.4s", m->address, lines[i].access);
   if (!m->guard)
     assert_int_equal(lines[i].offset + (m->address - lines[i].start), m->offset);
 }
@@ -381,12 +385,12 @@ static void check_refused(sandbox *box, int resource, uint64_t limit, int why) {
 }
 
 static uint64_t address_space(void) {
-  unsigned long pages = 0;
   FILE *statm = fopen("/proc/self/statm", "re");
+  char text[128] = "";
   assert_non_null(statm);
-  assert_int_equal(fscanf(statm, "%lu", &pages), 1);
+  assert_non_null(fgets(text, sizeof text, statm));
   fclose(statm);
-  return (uint64_t)pages * LS_PAGE;
+  return strtoull(text, NULL, 10) * LS_PAGE;
 }
 
 static void without_memory_all_stays(void **unused) {

@@ -14,6 +14,7 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cpu.h"
@@ -133,7 +134,14 @@ static run_event resume(ptrace_executor *x, int request) {
  * looked at. So either it is seen here, or SIGURG stops the child: at once, or, sent while it is stopped,
  * before its next instruction. A ring that is heard when nobody asks any more, in this run or a later one,
  * goes the way of other signals from outside. */
+static int64_t nanoseconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 run_event executor_resume(ptrace_executor *x, int request) {
+  atomic_store_explicit(&x->resumed, nanoseconds_now(), memory_order_relaxed);
   x->running = x->child.pid;
   run_event event = x->attention ? RUN_INTERRUPTED : resume(x, request);
   atomic_store_explicit(&x->running, 0, memory_order_relaxed);
@@ -147,6 +155,15 @@ static void ptrace_interrupt(ls_executor *executor, int tid) {
   pid_t pid = x->running;
   if (pid && x->attention)
     kill(pid, SIGURG);
+}
+
+/* Nobody can see whether the child has reached the guest without stopping it. It mostly has after this time,
+ * in which another core wakes up and takes it. */
+static bool ptrace_inside(ls_executor *executor) {
+  enum { AWAKE_NS = 30000 };
+  const ptrace_executor *x = (const ptrace_executor *)executor;
+  return atomic_load_explicit(&x->running, memory_order_relaxed) &&
+         nanoseconds_now() - atomic_load_explicit(&x->resumed, memory_order_relaxed) > AWAKE_NS;
 }
 
 /* ---- Outcomes ----------------------------------------------------------------------------------------- */
@@ -396,6 +413,7 @@ static void ptrace_destroy(ls_executor *executor) {
 static const executor_ops ptrace_ops = {.run = ptrace_run,
                                         .forked = ptrace_forked,
                                         .interrupt = ptrace_interrupt,
+                                        .inside = ptrace_inside,
                                         .changed = ptrace_changed,
                                         .stops_syscalls = ptrace_stops_syscalls,
                                         .destroy = ptrace_destroy};

@@ -14,6 +14,7 @@ typedef struct ptrace_executor {
   ls_executor base;
   _Atomic uint32_t attention; /* what base.attention points to */
   _Atomic pid_t running;      /* the child while it is resumed, else 0: whom `interrupt` rings */
+  _Atomic int64_t resumed;    /* when that was, CLOCK_MONOTONIC, nanoseconds */
   tracee child;
   uint64_t left;    /* RIP of the stop after a clean run */
   uint64_t cs, ss;  /* selectors that the child's stub runs with */

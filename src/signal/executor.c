@@ -222,6 +222,14 @@ static void interrupt(ls_executor *base, int tid) {
   handler_ring(tid, base->options.interrupt_signal);
 }
 
+/* The thread that runs attaches, and so may change the record, before it is there for the first time; records
+ * are never unmapped. */
+static bool inside(ls_executor *base) {
+  const signal_executor *executor = (const signal_executor *)base;
+  const thread_record *record = __atomic_load_n(&executor->data->record, __ATOMIC_ACQUIRE);
+  return record && __atomic_load_n(&record->running, __ATOMIC_RELAXED) == executor;
+}
+
 /* The next run finds no record and attaches its thread anew. No guest runs, and whoever calls this makes it
  * happen before that run: both touch plain data. */
 static void changed(ls_executor *base) {
@@ -246,6 +254,7 @@ static void destroy(ls_executor *base) {
 static const executor_ops ops = {.run = run,
                                  .forked = forked,
                                  .interrupt = interrupt,
+                                 .inside = inside,
                                  .changed = changed,
                                  .stops_syscalls = stops_syscalls,
                                  .destroy = destroy};

@@ -335,7 +335,7 @@ static ls_status attach(signal_executor *executor, ls_error *error) {
   }
   record->unsure = 0;
   record->serial = executor->serial;
-  executor->data->record = record;
+  __atomic_store_n(&executor->data->record, record, __ATOMIC_RELEASE);
   return LS_OK;
 }
 

@@ -1,0 +1,157 @@
+/* Making and ending a controller, and what concerns it as a whole. */
+#include "controller.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../error.h"
+
+enum { STACK_WINDOW = 3 /* of ls_layout_default */ };
+
+const void *controller_self(void) {
+  static _Thread_local char self;
+  return &self;
+}
+
+/* ---- Forks ---- */
+
+/* Locks may have been held and the mailbox in use by threads that are not in this process. */
+static void start_anew(ls_controller *c) {
+  pthread_mutex_init(&c->turn, NULL);
+  pthread_mutex_init(&c->building, NULL);
+  mailbox_open(&c->box, c->executor->attention);
+  c->guest.goal = c->guest.reached = NULL;
+  c->guest.paused = false;
+  c->guest.command = COMMAND_NONE;
+  atomic_store(&c->runner, NULL);
+  atomic_store(&c->visitor, NULL);
+  atomic_store(&c->running, EXECUTE_NO);
+}
+
+void controller_renew(ls_controller *c) {
+  uint32_t now = *fork_epoch(), before = atomic_load_explicit(&c->epoch, memory_order_acquire);
+  if (now == before)
+    return;
+  if (atomic_compare_exchange_strong(&c->renewing, &before, now)) {
+    start_anew(c);
+    atomic_store_explicit(&c->epoch, now, memory_order_release);
+  }
+  while (atomic_load_explicit(&c->epoch, memory_order_acquire) != now)
+    __builtin_ia32_pause();
+}
+
+ls_status controller_enter(ls_controller *c, ls_error *error) {
+  const void *self = controller_self();
+  controller_renew(c);
+  if (atomic_load_explicit(&c->visitor, memory_order_relaxed) != self &&
+      atomic_load_explicit(&c->runner, memory_order_relaxed) != self)
+    return LS_OK;
+  return error_set(error, LS_ERR_BUSY, 0, LS_NONE,
+                   "visitors and sample callbacks cannot call for the controller that called them");
+}
+
+/* ---- Making ---- */
+
+/* Slots are tried from the one after that given last, since those before are likely to be in use. */
+static ls_status make_executor(ls_controller *c, ls_kind kind, const ls_controller_options *options,
+                               ls_error *error) {
+  static atomic_uint next_slot;
+  if (options->layout)
+    return ls_executor_create(kind, options->layout, &options->executor, &c->executor, error);
+  ls_status status = LS_ERR_ADDRESS;
+  for (int tries = 0; tries < LS_LAYOUT_SLOTS && status == LS_ERR_ADDRESS; tries++) {
+    ls_layout layout;
+    ls_layout_default(&layout, atomic_fetch_add(&next_slot, 1) % LS_LAYOUT_SLOTS);
+    status = ls_executor_create(kind, &layout, &options->executor, &c->executor, error);
+    const ls_window *stack = &layout.windows[STACK_WINDOW];
+    c->guest.outcome.state.gpr[LS_RSP] = stack->address + stack->size;
+  }
+  return status;
+}
+
+static ls_status fill_in(ls_controller *c, ls_kind kind, const ls_controller_options *options,
+                         ls_error *error) {
+  ls_state_init(&c->guest.outcome.state);
+  c->guest.outcome.stop.instruction = LS_NONE;
+  c->guest.run.state = &c->guest.outcome.state;
+  c->guest.run.uses = options->flags & LS_WITHOUT_X87 ? 0 : LS_USES_X87;
+  c->on_exit = options->on_exit;
+  c->context = options->context;
+  for (int i = 0; i < 2; i++)
+    if (!(c->codes[i].image = ls_image_create()))
+      return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for a controller");
+  ls_status status = make_executor(c, kind, options, error);
+  if (status)
+    return status;
+  start_anew(c);
+  atomic_store(&c->epoch, *fork_epoch());
+  atomic_store(&c->renewing, *fork_epoch());
+  return LS_OK;
+}
+
+static void free_parts(ls_controller *c) {
+  ls_executor_destroy(c->executor);
+  for (int i = 0; i < 2; i++) {
+    ls_image_destroy(c->codes[i].image);
+    ids_free(&c->codes[i].ids);
+  }
+  free(c->sampler.ring);
+  free(c);
+}
+
+ls_status ls_controller_create(ls_kind kind, const ls_controller_options *options, ls_controller **controller,
+                               ls_error *error) {
+  static const ls_controller_options none;
+  if (!controller || (options && options->flags & ~(uint32_t)LS_WITHOUT_X87))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a controller needs a place and known flags");
+  ls_controller *c = aligned_alloc(_Alignof(ls_controller), sizeof *c);
+  if (!c)
+    return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for a controller");
+  memset(c, 0, sizeof *c);
+  ls_status status = fill_in(c, kind, options ? options : &none, error);
+  if (status)
+    free_parts(c);
+  else
+    *controller = c;
+  return status;
+}
+
+/* ---- Ending ---- */
+
+/* A run may only be about to begin: then the next attempt finds it. */
+static void wait_until_idle(ls_controller *c) {
+  while (atomic_load(&c->running) != EXECUTE_NO)
+    if (ls_cancel(c, NULL) == LS_OK)
+      word_wait(&c->running, EXECUTE_YES, EXECUTE_AWAITED);
+    else
+      sched_yield();
+}
+
+void ls_controller_destroy(ls_controller *c) {
+  if (!c)
+    return;
+  controller_renew(c);
+  wait_until_idle(c);
+  pthread_mutex_destroy(&c->turn);
+  pthread_mutex_destroy(&c->building);
+  free_parts(c);
+}
+
+/* ---- Looking ---- */
+
+/* The layout changes only under the turn, and not while the guest is in a run that does not wait: a visitor
+ * or a sample callback has one or the other. */
+void ls_controller_layout(ls_controller *c, ls_layout *layout) {
+  bool inside = controller_enter(c, NULL) != LS_OK;
+  if (!inside)
+    pthread_mutex_lock(&c->turn);
+  *layout = *ls_executor_layout(c->executor);
+  if (!inside)
+    pthread_mutex_unlock(&c->turn);
+}
+
+void *ls_controller_memory(ls_controller *c, uint32_t window) {
+  return ls_executor_memory(c->executor, window);
+}

@@ -1,0 +1,127 @@
+/* A controller from inside: who may touch what, and what its files do for each other. Internal to
+ * src/controller.
+ *
+ *   execute.c   the thread in ls_execute: runs the guest, answers, goes on
+ *   requests.c  the other threads: get, change, pause, step, cancel
+ *   reload.c    new code
+ *   sampling.c  samples
+ *   place.c     where in the program a guest stands, and where it goes on
+ *   goal.c      a step or a run to an instruction that somebody waits for
+ *   mailbox.c   who has the guest */
+#ifndef LOCKSTEP_CONTROLLER_H
+#define LOCKSTEP_CONTROLLER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "../executor.h"
+#include "goal.h"
+#include "ids.h"
+#include "mailbox.h"
+#include "sampling.h"
+
+/* How a guest goes on once it is let go. */
+typedef enum command {
+  COMMAND_NONE,
+  COMMAND_CANCEL, /* not at all */
+  COMMAND_GONE    /* not at all: its instruction is gone, guest.gone */
+} command;
+
+/* What the mailbox's word gives to one thread at a time. */
+typedef struct guest {
+  ls_outcome outcome; /* the state; of an idle guest the stop too, canonical */
+  ls_run run;         /* its state is outcome's */
+  goal *goal;         /* that somebody waits for, or NULL */
+  goal *reached;      /* the same, done: to be told once the guest waits */
+  bool paused;        /* without a goal it waits */
+  command command;
+  uint64_t gone;
+} guest;
+
+/* A program laid out, and its ids. */
+typedef struct code {
+  ls_image *image;
+  ids ids;
+} code;
+
+/* What a caller asks of a running guest. Written by the caller that has the turn before the word becomes
+ * POSTED. */
+typedef struct request {
+  bool copy; /* state and position, and the guest goes on; else it waits */
+  ls_state *state;
+  ls_position *position; /* either may be NULL */
+} request;
+
+struct ls_controller {
+  guest guest;
+  ls_executor *executor;
+  mailbox box;
+  request request;
+  code codes[2];
+  uint32_t current;              /* index of the code in force; changed by who has the guest and the turn */
+  bool loaded;                   /* there is code */
+  int tid;                       /* of the thread in ls_execute */
+  _Atomic uint32_t running;      /* is a thread in ls_execute: EXECUTE_… */
+  _Atomic(const void *) runner;  /* that thread (see self), or NULL */
+  _Atomic(const void *) visitor; /* the thread that is in a visitor, or NULL */
+  pthread_mutex_t turn;          /* callers */
+  pthread_mutex_t building;      /* the code not in force; taken before turn */
+  sampler sampler;
+  ls_exit_callback on_exit;
+  void *context;
+  uint32_t flags;
+  _Atomic uint32_t epoch,
+      renewing; /* fork_epoch() of the process that it is good in; that it is made good in */
+};
+
+enum { EXECUTE_NO, EXECUTE_YES, EXECUTE_AWAITED /* its end is, by word_wait */ };
+
+/* What tells the calling thread from all others: the address of a thread-local variable. */
+const void *controller_self(void);
+
+/* Begins a call other than ls_execute: LS_ERR_BUSY from inside a visitor or a sample callback. */
+ls_status controller_enter(ls_controller *c, ls_error *error);
+
+/* After a fork the guest is idle, and no other thread is in any call. */
+void controller_renew(ls_controller *c);
+
+static inline const code *controller_code(const ls_controller *c) {
+  return &c->codes[c->current];
+}
+
+/* ---- requests.c: for callers that have the turn ---- */
+
+typedef enum hold {
+  HOLD_IDLE,   /* the guest is in no run */
+  HOLD_GUEST,  /* it waits between two instructions */
+  HOLD_NOTHING /* it has answered and runs on */
+} hold;
+
+/* Takes the turn and then the guest. On failure neither. */
+ls_status guest_hold(ls_controller *c, hold *how, ls_error *error);
+
+/* Gives both back. */
+void guest_release(ls_controller *c, hold how);
+
+/* ---- place.c: for who has the guest ---- */
+
+/* Where the guest is about to execute, or stopped. */
+ls_position place_now(const ls_controller *c, ls_activity activity);
+
+/* The address of instruction `id` in the code in force, or 0. */
+uint64_t place_of(const ls_controller *c, uint64_t id);
+
+/* Carries out what was inserted where the guest stands. False if that led out of the program: then
+ * outcome.stop says how. */
+bool place_settle(ls_controller *c);
+
+/* The guest, which waits, stands at the same instruction of `new` as of the code in force, or is told that it
+ * is gone. */
+void place_move(ls_controller *c, const code *new_code);
+
+/* ---- sampling.c ---- */
+
+/* Delivers a sample if one is due. For the thread in ls_execute. */
+void sample_if_due(ls_controller *c);
+
+#endif

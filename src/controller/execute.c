@@ -1,0 +1,254 @@
+/* The thread in ls_execute. The guest runs until something ends the run or somebody wants something: then it
+ * has left through the gate, its state is in memory, and it is entered again where it was. */
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../error.h"
+#include "controller.h"
+
+enum { INT3 = 0xcc, CS_USER = 0x33 };
+
+/* ---- Breakpoints: only while the guest runs ---- */
+
+typedef struct breakpoint {
+  uint64_t address; /* 0: none */
+  uint8_t *byte;    /* in the alias */
+  uint8_t original;
+} breakpoint;
+
+static breakpoint plant(const ls_controller *c, uint64_t address) {
+  const sandbox *box = &c->executor->box;
+  breakpoint b = {.address = address};
+  if (!address)
+    return b;
+  b.byte = box->alias + box->offset[LS_CODE_WINDOW] + (address - box->layout.windows[LS_CODE_WINDOW].address);
+  b.original = *b.byte;
+  *b.byte = INT3;
+  return b;
+}
+
+static void remove_breakpoint(const breakpoint *b) {
+  if (b->address)
+    *b->byte = b->original;
+}
+
+/* A guest that met it stands at the instruction; a trap of its own int3 there is the same to it. */
+static bool struck(const breakpoint *b, ls_outcome *outcome) {
+  const ls_stop *stop = &outcome->stop;
+  if (!b->address || stop->kind != LS_STOP_FAULT || stop->signal != SIGTRAP || stop->code != SI_KERNEL ||
+      outcome->state.rip != b->address + 1)
+    return false;
+  outcome->state.rip = b->address;
+  return true;
+}
+
+/* ---- Goals ---- */
+
+static void reach(guest *g) {
+  g->reached = g->goal;
+  g->goal = NULL;
+}
+
+static bool is_at(const ls_controller *c, uint64_t id) {
+  ls_position now = place_now(c, LS_RUNNING);
+  return now.instruction != LS_NONE && now.id == id;
+}
+
+/* An instruction has been executed. */
+static void count_step(ls_controller *c) {
+  goal *wanted = c->guest.goal;
+  if (!wanted)
+    return;
+  wanted->moved = true;
+  if (wanted->kind == GOAL_STEPS ? --wanted->left == 0 : is_at(c, wanted->id))
+    reach(&c->guest);
+}
+
+/* How far the guest may go now: steps into run, or the address to stop at. */
+static uint64_t next_target(ls_controller *c) {
+  guest *g = &c->guest;
+  bool one = g->goal && (g->goal->kind == GOAL_STEPS || !g->goal->moved);
+  g->run.steps = one;
+  return g->goal && !one ? place_of(c, g->goal->id) : 0;
+}
+
+/* The instruction may have gone with the code it was in. */
+static void drop_lost_goal(ls_controller *c) {
+  goal *wanted = c->guest.goal;
+  if (!wanted || wanted->kind != GOAL_INSTRUCTION || place_of(c, wanted->id))
+    return;
+  c->guest.goal = NULL;
+  goal_conclude(wanted, LS_ERR_ARGUMENT);
+}
+
+/* ---- Answering ---- */
+
+static void answer(ls_controller *c) {
+  const request *asked = &c->request;
+  if (asked->state)
+    *asked->state = c->guest.outcome.state;
+  if (asked->position)
+    *asked->position = place_now(c, LS_RUNNING);
+}
+
+/* Somebody may have asked first: then the guest waits for that. */
+static void wait_for_release(ls_controller *c) {
+  goal *reached = c->guest.reached;
+  c->guest.reached = NULL;
+  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_HELD))
+    mailbox_set(&c->box, MAILBOX_HELD);
+  goal_conclude(reached, LS_OK);
+  mailbox_wait(&c->box, MAILBOX_HELD);
+}
+
+/* Answers whoever has asked, and waits while the guest is paused. False: it shall not go on. */
+static bool attend(ls_controller *c) {
+  const guest *g = &c->guest;
+  for (;;) {
+    bool posted = mailbox_look(&c->box) == MAILBOX_POSTED;
+    if (posted && c->request.copy) {
+      answer(c);
+      mailbox_set(&c->box, MAILBOX_RUNNING);
+    } else if (posted || (g->paused && !g->goal)) {
+      wait_for_release(c);
+      if (g->command)
+        return false;
+      drop_lost_goal(c);
+    } else {
+      return true;
+    }
+  }
+}
+
+/* ---- A run ---- */
+
+static void end_by_command(ls_controller *c) {
+  guest *g = &c->guest;
+  ls_position now = place_now(c, LS_RUNNING);
+  bool gone = g->command == COMMAND_GONE;
+  g->outcome.stop = (ls_stop){.kind = gone ? LS_STOP_GONE : LS_STOP_CANCELLED,
+                              .instruction = gone ? LS_NONE : now.instruction,
+                              .part = now.part,
+                              .id = gone ? g->gone : now.id};
+}
+
+/* What a stop means that is not the guest's own. False: it is the end of the run. */
+static bool goes_on(ls_controller *c, const breakpoint *target) {
+  ls_outcome *outcome = &c->guest.outcome;
+  bool stepped = outcome->stop.kind == LS_STOP_STEPS;
+  if (struck(target, outcome)) {
+    reach(&c->guest);
+    return true;
+  }
+  if (!stepped && outcome->stop.kind != LS_STOP_INTERRUPTED)
+    return false;
+  if (!place_settle(c))
+    return false;
+  if (stepped)
+    count_step(c);
+  sample_if_due(c);
+  return true;
+}
+
+static ls_status run_guest(ls_controller *c, ls_error *error) {
+  guest *g = &c->guest;
+  ls_outcome *outcome = &g->outcome;
+  for (;;) {
+    if (!attend(c)) {
+      end_by_command(c);
+      return LS_OK;
+    }
+    breakpoint target = plant(c, next_target(c));
+    ls_status status = executor_go(c->executor, &g->run, outcome->state.rip, outcome, error);
+    remove_breakpoint(&target);
+    if (status || !goes_on(c, &target))
+      return status;
+  }
+}
+
+/* ---- Beginning and ending ---- */
+
+/* Asked of the kernel once in each thread of each process. */
+static int thread_id(uint32_t epoch) {
+  static _Thread_local uint32_t asked_in;
+  static _Thread_local int tid;
+  if (asked_in != epoch) {
+    tid = (int)syscall(SYS_gettid);
+    asked_in = epoch;
+  }
+  return tid;
+}
+
+static ls_status begin(ls_controller *c, ls_error *error) {
+  const void *self = controller_self();
+  uint32_t no = EXECUTE_NO;
+  controller_renew(c);
+  if (!atomic_compare_exchange_strong(&c->running, &no, EXECUTE_YES))
+    return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "the guest of this controller runs already");
+  if (atomic_load_explicit(&c->visitor, memory_order_relaxed) == self) {
+    atomic_store(&c->running, EXECUTE_NO);
+    return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "a visitor cannot run the guest it visits");
+  }
+  atomic_store_explicit(&c->runner, self, memory_order_relaxed);
+  c->tid = thread_id(atomic_load_explicit(&c->epoch, memory_order_relaxed));
+  while (!mailbox_move(&c->box, MAILBOX_IDLE, MAILBOX_RUNNING))
+    mailbox_wait(&c->box, MAILBOX_OWNED);
+  return LS_OK;
+}
+
+static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits, ls_error *error) {
+  ls_executor *executor = c->executor;
+  ls_state *state = &c->guest.outcome.state;
+  uint64_t address = place_of(c, id);
+  if (!address)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "%s",
+                     c->loaded ? "the code has no instruction of that id"
+                               : "no code: ls_update_code comes first");
+  ls_status status = executor_own(executor, error);
+  if (status)
+    return status;
+  executor->control->exit = UINT64_MAX;
+  executor->control->fuel = limits && limits->fuel ? limits->fuel : UINT64_MAX;
+  executor->time_left = limits && limits->limit_ms ? time_for(executor, limits->limit_ms) : TIME_ENDLESS;
+  state->rip = address;
+  state->cs = CS_USER;
+  state->fs = state->gs = 0;
+  return LS_OK;
+}
+
+/* From here on the controller may be gone as soon as `running` says so. */
+static void end(ls_controller *c) {
+  guest *g = &c->guest;
+  goal *left = g->goal;
+  g->goal = NULL;
+  g->paused = false;
+  g->command = COMMAND_NONE;
+  atomic_store_explicit(&c->runner, NULL, memory_order_relaxed);
+  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_IDLE))
+    mailbox_set(&c->box, MAILBOX_OWNED); /* by who has asked */
+  goal_conclude(left, LS_ERR_IDLE);
+  if (atomic_exchange(&c->running, EXECUTE_NO) == EXECUTE_AWAITED)
+    word_wake(&c->running);
+}
+
+ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop, ls_error *error) {
+  if (!c || !stop)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "ls_execute needs a controller and a place for the stop");
+  ls_status status = begin(c, error);
+  if (status)
+    return status;
+  status = prepare(c, id, limits, error);
+  if (!status)
+    status = run_guest(c, error);
+  if (!status)
+    *stop = c->guest.outcome.stop;
+  ls_exit_callback on_exit = c->on_exit;
+  void *context = c->context;
+  end(c);
+  if (!status && on_exit)
+    on_exit(c, stop, context);
+  return status;
+}
