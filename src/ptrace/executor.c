@@ -61,12 +61,32 @@ static bool is_tick(ptrace_executor *x, int number) {
          x->info.si_code == SI_KERNEL; /* else somebody else's SIGPROF */
 }
 
+static uint64_t nanoseconds(clockid_t clock) {
+  struct timespec now = {0};
+  clock_gettime(clock, &now);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+uint64_t executor_cpu_time(const ptrace_executor *x) {
+  return nanoseconds(x->clock);
+}
+
+/* How many ticks one stands for: the kernel looks at the timer at its own ticks (CONFIG_HZ), and what it
+ * misses it does not count. */
+static uint64_t ticks_passed(ptrace_executor *x) {
+  uint64_t now = executor_cpu_time(x), passed = (now - x->ticked + x->base.tick_ns / 2) / x->base.tick_ns;
+  x->ticked = now;
+  return passed ? passed : 1;
+}
+
 /* Counts a tick of the guest's; true once the time limit is used up. */
-static bool out_of_time(ls_executor *executor) {
-  executor->sample_ticks += executor->sampling;
+static bool out_of_time(ptrace_executor *x) {
+  ls_executor *executor = &x->base;
+  uint64_t ticks = ticks_passed(x), time = ticks * executor->tick_ns;
+  executor->sample_ticks += executor->sampling ? (uint32_t)ticks : 0;
   if (executor->time_left == TIME_ENDLESS)
     return false;
-  executor->time_left -= executor->time_left < executor->tick_ns ? executor->time_left : executor->tick_ns;
+  executor->time_left -= time < executor->time_left ? time : executor->time_left;
   return executor->time_left == 0;
 }
 
@@ -93,7 +113,7 @@ static bool ends_run(ptrace_executor *x, int number, run_event *event) {
     return called;
   if (is_leaving(x))
     return false;
-  if (tick && out_of_time(&x->base)) {
+  if (tick && out_of_time(x)) {
     *event = RUN_TIMEOUT;
     return true;
   }
@@ -134,14 +154,8 @@ static run_event resume(ptrace_executor *x, int request) {
  * looked at. So either it is seen here, or SIGURG stops the child: at once, or, sent while it is stopped,
  * before its next instruction. A ring that is heard when nobody asks any more, in this run or a later one,
  * goes the way of other signals from outside. */
-static int64_t nanoseconds_now(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 run_event executor_resume(ptrace_executor *x, int request) {
-  atomic_store_explicit(&x->resumed, nanoseconds_now(), memory_order_relaxed);
+  atomic_store_explicit(&x->resumed, nanoseconds(CLOCK_MONOTONIC), memory_order_relaxed);
   x->running = x->child.pid;
   run_event event = x->attention ? RUN_INTERRUPTED : resume(x, request);
   atomic_store_explicit(&x->running, 0, memory_order_relaxed);
@@ -163,7 +177,7 @@ static bool ptrace_inside(ls_executor *executor) {
   enum { AWAKE_NS = 30000 };
   const ptrace_executor *x = (const ptrace_executor *)executor;
   return atomic_load_explicit(&x->running, memory_order_relaxed) &&
-         nanoseconds_now() - atomic_load_explicit(&x->resumed, memory_order_relaxed) > AWAKE_NS;
+         nanoseconds(CLOCK_MONOTONIC) - atomic_load_explicit(&x->resumed, memory_order_relaxed) > AWAKE_NS;
 }
 
 /* ---- Outcomes ----------------------------------------------------------------------------------------- */
@@ -346,6 +360,9 @@ static ls_status start(ptrace_executor *x, ls_error *error) {
   ls_status status = tracee_start(&x->child, &x->base.box, x->base.tick_ns, error);
   if (status)
     return status;
+  if (clock_getcpuclockid(x->child.pid, &x->clock) != 0)
+    return executor_lost(x, error);
+  x->ticked = executor_cpu_time(x);
   x->left = tracee_label(&x->child, tracee_stub_left);
   struct user_regs_struct regs;
   if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &regs) != 0)

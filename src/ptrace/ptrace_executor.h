@@ -14,8 +14,10 @@ typedef struct ptrace_executor {
   ls_executor base;
   _Atomic uint32_t attention; /* what base.attention points to */
   _Atomic pid_t running;      /* the child while it is resumed, else 0: whom `interrupt` rings */
-  _Atomic int64_t resumed;    /* when that was, CLOCK_MONOTONIC, nanoseconds */
+  _Atomic uint64_t resumed;   /* when that was, CLOCK_MONOTONIC, nanoseconds */
   tracee child;
+  clockid_t clock;  /* of the child's CPU time */
+  uint64_t ticked;  /* what it showed at the last tick, or at the child's start */
   uint64_t left;    /* RIP of the stop after a clean run */
   uint64_t cs, ss;  /* selectors that the child's stub runs with */
   uint64_t gs_base; /* of the guest: 0 or POISON_GS */
@@ -39,6 +41,9 @@ typedef enum run_event {
 /* Resumes the child with a ptrace request until something ends the run, or does not if attention is asked for
  * already. Signals sent from outside, group stops and ticks within the limit do not end it. */
 run_event executor_resume(ptrace_executor *x, int request);
+
+/* CPU time of the child, nanoseconds. */
+uint64_t executor_cpu_time(const ptrace_executor *x);
 
 /* LS_STOP_… of an event other than RUN_LOST. */
 ls_stop_kind executor_stop_kind(run_event event);
