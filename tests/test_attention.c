@@ -715,7 +715,7 @@ static void time_passes_between_rings(void **unused) {
 
 static uint64_t timer_period(void) {
   struct itimerspec now;
-  assert_int_equal(syscall(SYS_timer_gettime, thread_current->timer, &now), 0);
+  assert_int_equal(syscall(SYS_timer_gettime, thread_current->timer.id, &now), 0);
   return (uint64_t)now.it_interval.tv_sec * 1000000000 + (uint64_t)now.it_interval.tv_nsec;
 }
 

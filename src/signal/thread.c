@@ -9,7 +9,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../cpu.h"
@@ -27,8 +26,7 @@ enum {
   STACK_OFFSET = 2 * LS_PAGE, /* in a slot, behind record and guard page */
   HOST_ROOM = 64 << 10,       /* bytes of a stack that are left for a host's handler */
   ARCH_GET_FS_BASE = 0x1003,  /* asm/prctl.h */
-  ARCH_GET_GS_BASE = 0x1004,
-  NS_PER_S = 1000000000
+  ARCH_GET_GS_BASE = 0x1004
 };
 
 _Static_assert(sizeof(thread_record) <= LS_PAGE, "the record has one page");
@@ -81,7 +79,7 @@ static thread_record *slot_claim(void) {
       mprotect(stack, ARENA_SLOT - STACK_OFFSET, PROT_READ | PROT_WRITE))
     return NULL;
   memset(record, 0, sizeof *record);
-  record->timer = -1;
+  record->timer = TIMER_NONE;
   __atomic_store_n(&thread_slot_used[slot], 1, __ATOMIC_RELEASE);
   return record;
 }
@@ -91,13 +89,15 @@ static thread_record *slot_claim(void) {
 /* The other threads are not in the child, and this one has neither its timer nor Syscall User Dispatch there.
  */
 static void after_fork_in_child(void) {
-  if (thread_current) {
-    thread_current->timer = -1;
+  if (thread_current)
     thread_current->dispatch = false;
-  }
-  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
-    if (thread_slot_used[slot] && thread_slot(slot) != thread_current)
+  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++) {
+    if (!thread_slot_used[slot])
+      continue;
+    timer_forget(&thread_slot(slot)->timer);
+    if (thread_slot(slot) != thread_current)
       slot_free(slot);
+  }
   signal_unlock();
 }
 
@@ -209,38 +209,17 @@ static int borrow_dispatch(thread_record *record, const signal_executor *executo
 
 /* ---- Timer ---- */
 
-static void drop_timer(thread_record *record) {
-  if (record->timer >= 0)
-    syscall(SYS_timer_delete, record->timer);
-  record->timer = -1;
-}
-
 void thread_drop_timers(int sig) {
   for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
-    if (thread_slot_used[slot] && thread_slot(slot)->timer_signal == sig)
-      drop_timer(thread_slot(slot));
+    if (thread_slot_used[slot] && thread_slot(slot)->timer.signal == sig)
+      timer_stop(&thread_slot(slot)->timer);
 }
 
-/* A slow periodic timer on this thread's CPU time, whose ticks the handler counts. A one-shot timer per run
- * would cost two system calls, and can ring before the guest is entered and so be lost. */
+/* A slow periodic timer, whose ticks the handler counts. A one-shot timer per run would cost two system
+ * calls, and can ring before the guest is entered and so be lost. */
 static int borrow_timer(thread_record *record, const ls_executor *executor) {
-  int sig = executor->options.interrupt_signal;
-  uint64_t tick_ns = executor->tick_ns;
-  if (record->timer >= 0 && record->timer_signal == sig && record->tick_ns == tick_ns)
-    return 0;
-  drop_timer(record);
-  struct sigevent event = {
-      .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = sig, .sigev_value.sival_ptr = record};
-  event._sigev_un._tid = record->tid;
-  if (syscall(SYS_timer_create, CLOCK_THREAD_CPUTIME_ID, &event, &record->timer)) {
-    record->timer = -1;
-    return errno;
-  }
-  struct timespec tick = {.tv_sec = (time_t)(tick_ns / NS_PER_S), .tv_nsec = (long)(tick_ns % NS_PER_S)};
-  struct itimerspec period = {.it_interval = tick, .it_value = tick};
-  record->timer_signal = sig;
-  record->tick_ns = tick_ns;
-  return syscall(SYS_timer_settime, record->timer, 0, &period, NULL) ? errno : 0;
+  return timer_start(&record->timer, record->tid, executor->options.interrupt_signal, executor->tick_ns,
+                     executor->sampling, record);
 }
 
 /* ---- Attaching and releasing ---- */
@@ -281,7 +260,7 @@ static void renew(thread_record *record, uint32_t epoch) {
 }
 
 static void release(thread_record *record) {
-  drop_timer(record);
+  timer_stop(&record->timer);
   if (record->dispatch)
     prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
   return_stack(record);
@@ -299,7 +278,7 @@ static ls_status borrow(thread_record *record, const signal_executor *executor, 
   int sig = executor->base.options.interrupt_signal;
   if (all && (why = borrow_stack(record, is_new)))
     what = "sigaltstack";
-  else if ((all || record->timer_signal != sig) && (why = borrow_mask(record, sig)))
+  else if ((all || record->timer.signal != sig) && (why = borrow_mask(record, sig)))
     what = "rt_sigprocmask";
   else if ((why = borrow_dispatch(record, executor)))
     what = "prctl(PR_SET_SYSCALL_USER_DISPATCH)";

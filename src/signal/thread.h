@@ -19,6 +19,7 @@
 
 #include "guest.h"
 #include "kernel.h"
+#include "timer.h"
 
 enum { SELECTOR_ALLOW = 0, SELECTOR_BLOCK = 1 }; /* SYSCALL_DISPATCH_FILTER_* */
 
@@ -40,14 +41,12 @@ typedef struct thread_record {
   uint8_t guest_tf;    /* stepped: TF is set because the guest set it */
   uint8_t unsure;      /* a host handler was called and may have left by a jump: the alternate stack may be
                           disarmed */
-  uint64_t tick_ns;    /* period of the timer */
   /* Only for thread.c, under its lock. */
   bool dispatch; /* Syscall User Dispatch is on, for calls from outside [allowed, allowed + allowed_size) */
   uint64_t allowed, allowed_size;
   uint64_t serial; /* of the executor last run in this thread, 0 = none */
   int tid;
-  int timer; /* the kernel's id, or -1 */
-  int timer_signal;
+  thread_timer timer;
   stack_t host_stack;    /* the alternate stack that was there before */
   uint64_t host_blocked; /* signals that the host had blocked and attaching unblocked */
 } thread_record;
