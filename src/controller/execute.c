@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "../error.h"
+#include "../flags.h"
 #include "controller.h"
 
 enum { INT3 = 0xcc, CS_USER = 0x33 };
@@ -221,6 +222,7 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
 /* From here on the controller may be gone as soon as `running` says so. */
 static void end(ls_controller *c) {
   guest *g = &c->guest;
+  g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF; /* set where an instruction has faulted */
   goal *left = g->goal;
   g->goal = NULL;
   g->paused = false;

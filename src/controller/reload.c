@@ -10,9 +10,9 @@
 static ls_status lay_out(ls_controller *c, const ls_program *program, code *next, ls_window *window,
                          ls_error *error) {
   sandbox *box = &c->executor->box;
-  ls_status status = ids_build(&next->ids, program, error);
+  ls_status status = image_lay_out(next->image, program, error); /* first: it looks at what the program is */
   if (!status)
-    status = image_lay_out(next->image, program, error);
+    status = ids_build(&next->ids, program, error);
   if (status)
     return status;
   ls_layout layout = box->layout;

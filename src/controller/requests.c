@@ -125,7 +125,6 @@ static void keep_selectors(const ls_state *from, ls_state *to) {
 
 static ls_status visit(ls_controller *c, hold how, ls_state_visitor visitor, void *context, ls_error *error) {
   ls_state *state = &c->guest.outcome.state, changed = *state;
-  changed.rflags &= ~(uint64_t)RFLAGS_RF; /* set by the kernel where an instruction has faulted */
   const ls_position was = place_now(c, activity_of(c, how));
   ls_position now = was;
   atomic_store_explicit(&c->visitor, controller_self(), memory_order_relaxed);
