@@ -50,10 +50,12 @@ static inline void related_load(guest *g) {
 }
 
 static inline bool lanes_are(const ls_state *state, unsigned reg, unsigned lanes, uint64_t value) {
-  const double expected = (double)value;
-  for (unsigned lane = 0; lane < lanes; lane++)
-    if (memcmp(&state->zmm[reg][8 * lane], &expected, sizeof expected) != 0)
+  for (unsigned lane = 0; lane < lanes; lane++) {
+    double got;
+    memcpy(&got, &state->zmm[reg][8 * lane], sizeof got);
+    if (got != (double)value)
       return false;
+  }
   return true;
 }
 

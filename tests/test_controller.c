@@ -332,6 +332,31 @@ static void the_callback_may_destroy(void **unused) {
   }
 }
 
+static void take_long(ls_controller *controller, const ls_stop *stop, void *context) {
+  (void)controller;
+  (void)stop;
+  for (int i = 0; i < 100; i++)
+    doze();
+  atomic_store((atomic_bool *)context, true);
+}
+
+/* ls_execute needs the controller until the callback has returned. */
+static void destroy_waits_for_the_callback(void **unused) {
+  (void)unused;
+  for (int i = 0; i < 10; i++) {
+    static atomic_bool returned;
+    atomic_store(&returned, false);
+    guest *g = guest_open(&(ls_controller_options){.on_exit = take_long, .context = &returned});
+    load(g, LOOP);
+    start(g, 1);
+    ls_controller_destroy(g->controller);
+    bool waited = atomic_load(&returned);
+    pthread_join(g->thread, NULL);
+    memset(g, 0, sizeof *g);
+    assert_true(waited);
+  }
+}
+
 /* ---- What is refused, and what there is at first ------------------------------------------------------ */
 
 static void execute_is_refused(void **unused) {
@@ -442,6 +467,7 @@ int main(void) {
       TEST(the_callback_may_execute),
       TEST(the_callback_may_change_everything),
       TEST(the_callback_may_destroy),
+      TEST(destroy_waits_for_the_callback),
       TEST(execute_is_refused),
       TEST(any_number_is_an_id),
       TEST(at_first),

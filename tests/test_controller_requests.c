@@ -379,6 +379,17 @@ static void a_run_begins_paused(void **unused) {
   cancel(g);
 }
 
+static void what_is_no_run_ends_no_pause(void **unused) {
+  (void)unused;
+  guest *g = guest_open(NULL);
+  ls_stop stop;
+  load(g, CELL);
+  must(ls_pause(g->controller, &error));
+  expect(LS_ERR_ARGUMENT, ls_execute(g->controller, 99, NULL, &stop, &error));
+  start(g, 1);
+  is_at(g, 1, LS_PAUSED);
+}
+
 static void pauses_take_no_time(void **unused) {
   (void)unused;
   guest *g = guest_open(NULL);
@@ -486,6 +497,7 @@ int main(void) {
       TEST(what_is_not_taken_over),
       TEST(a_paused_guest_stands_still),
       TEST(a_run_begins_paused),
+      TEST(what_is_no_run_ends_no_pause),
       TEST(pauses_take_no_time),
       TEST(time_is_counted_through_interruptions),
       TEST(calls_from_inside_a_visitor),

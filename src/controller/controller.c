@@ -2,9 +2,9 @@
 #include "controller.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "../error.h"
 
@@ -27,7 +27,7 @@ static void start_anew(ls_controller *c) {
   c->guest.command = COMMAND_NONE;
   atomic_store(&c->runner, NULL);
   atomic_store(&c->visitor, NULL);
-  atomic_store(&c->running, EXECUTE_NO);
+  atomic_store(&c->executing, execute_callbacks(c, false));
 }
 
 void controller_renew(ls_controller *c) {
@@ -120,20 +120,21 @@ ls_status ls_controller_create(ls_kind kind, const ls_controller_options *option
 
 /* ---- Ending ---- */
 
-/* A run may only be about to begin: then the next attempt finds it. */
-static void wait_until_idle(ls_controller *c) {
-  while (atomic_load(&c->running) != EXECUTE_NO)
-    if (ls_cancel(c, NULL) == LS_OK)
-      word_wait(&c->running, EXECUTE_YES, EXECUTE_AWAITED);
-    else
-      sched_yield();
+/* A run may only be about to begin: then the next attempt finds it. Callbacks may take their time. */
+static void wait_until_left(ls_controller *c) {
+  const struct timespec moment = {.tv_nsec = 20000};
+  uint32_t own = execute_callbacks(c, true);
+  while (atomic_load(&c->executing) > own) {
+    ls_cancel(c, NULL);
+    nanosleep(&moment, NULL);
+  }
 }
 
 void ls_controller_destroy(ls_controller *c) {
   if (!c)
     return;
   controller_renew(c);
-  wait_until_idle(c);
+  wait_until_left(c);
   pthread_mutex_destroy(&c->turn);
   pthread_mutex_destroy(&c->building);
   free_parts(c);

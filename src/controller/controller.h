@@ -61,7 +61,7 @@ struct ls_controller {
   uint32_t current;              /* index of the code in force; changed by who has the guest and the turn */
   bool loaded;                   /* there is code */
   int tid;                       /* of the thread in ls_execute */
-  _Atomic uint32_t running;      /* is a thread in ls_execute: EXECUTE_… */
+  _Atomic uint32_t executing;    /* calls of ls_execute that still need the controller */
   _Atomic(const void *) runner;  /* that thread (see self), or NULL */
   _Atomic(const void *) visitor; /* the thread that is in a visitor, or NULL */
   pthread_mutex_t turn;          /* callers */
@@ -73,8 +73,6 @@ struct ls_controller {
   _Atomic uint32_t epoch,
       renewing; /* fork_epoch() of the process that it is good in; that it is made good in */
 };
-
-enum { EXECUTE_NO, EXECUTE_YES, EXECUTE_AWAITED /* its end is, by word_wait */ };
 
 /* What tells the calling thread from all others: the address of a thread-local variable. */
 const void *controller_self(void);
@@ -88,6 +86,12 @@ void controller_renew(ls_controller *c);
 static inline const code *controller_code(const ls_controller *c) {
   return &c->codes[c->current];
 }
+
+/* ---- execute.c ---- */
+
+/* In how many exit callbacks of the controller this thread is. `forget`: it is being destroyed, and
+ * ls_execute has no use for it behind them. */
+uint32_t execute_callbacks(const ls_controller *c, bool forget);
 
 /* ---- requests.c: for callers that have the turn ---- */
 

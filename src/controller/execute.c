@@ -182,20 +182,20 @@ static int thread_id(uint32_t epoch) {
   return tid;
 }
 
+/* Becomes the thread that runs the guest, unless there is one. */
 static ls_status begin(ls_controller *c, ls_error *error) {
   const void *self = controller_self();
-  uint32_t no = EXECUTE_NO;
-  controller_renew(c);
-  if (!atomic_compare_exchange_strong(&c->running, &no, EXECUTE_YES))
-    return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "the guest of this controller runs already");
-  if (atomic_load_explicit(&c->visitor, memory_order_relaxed) == self) {
-    atomic_store(&c->running, EXECUTE_NO);
+  if (atomic_load_explicit(&c->visitor, memory_order_relaxed) == self)
     return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "a visitor cannot run the guest it visits");
+  while (!mailbox_move(&c->box, MAILBOX_IDLE, MAILBOX_STARTING)) {
+    mailbox_word word = mailbox_look(&c->box);
+    if (word != MAILBOX_IDLE && word != MAILBOX_OWNED)
+      return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "the guest of this controller runs already");
+    mailbox_wait(&c->box, MAILBOX_OWNED);
   }
   atomic_store_explicit(&c->runner, self, memory_order_relaxed);
   c->tid = thread_id(atomic_load_explicit(&c->epoch, memory_order_relaxed));
-  while (!mailbox_move(&c->box, MAILBOX_IDLE, MAILBOX_RUNNING))
-    mailbox_wait(&c->box, MAILBOX_OWNED);
+  mailbox_set(&c->box, MAILBOX_RUNNING);
   return LS_OK;
 }
 
@@ -219,38 +219,73 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
   return LS_OK;
 }
 
-/* From here on the controller may be gone as soon as `running` says so. */
-static void end(ls_controller *c) {
+/* A run that did not come about does not end a pause. */
+static void end(ls_controller *c, bool ran) {
   guest *g = &c->guest;
-  g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF; /* set where an instruction has faulted */
   goal *left = g->goal;
   g->goal = NULL;
-  g->paused = false;
+  g->paused = g->paused && !ran;
   g->command = COMMAND_NONE;
+  g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF; /* set where an instruction has faulted */
   atomic_store_explicit(&c->runner, NULL, memory_order_relaxed);
   if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_IDLE))
     mailbox_set(&c->box, MAILBOX_OWNED); /* by who has asked */
   goal_conclude(left, LS_ERR_IDLE);
-  if (atomic_exchange(&c->running, EXECUTE_NO) == EXECUTE_AWAITED)
-    word_wake(&c->running);
+}
+
+static ls_status run_once(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop,
+                          ls_error *error) {
+  ls_status status = begin(c, error);
+  if (status)
+    return status;
+  status = prepare(c, id, limits, error);
+  bool ran = !status;
+  if (ran)
+    status = run_guest(c, error);
+  if (!status)
+    *stop = c->guest.outcome.stop;
+  end(c, ran);
+  return status;
+}
+
+/* ---- The exit callback, which may destroy the controller ---- */
+
+typedef struct callback {
+  const ls_controller *controller; /* NULL: destroyed */
+  struct callback *outer;          /* that the same thread is in */
+} callback;
+
+static _Thread_local callback *innermost;
+
+uint32_t execute_callbacks(const ls_controller *c, bool forget) {
+  uint32_t count = 0;
+  for (callback *at = innermost; at; at = at->outer)
+    if (at->controller == c) {
+      count++;
+      at->controller = forget ? NULL : c;
+    }
+  return count;
+}
+
+/* False if the controller is no more. */
+static bool call_back(ls_controller *c, const ls_stop *stop) {
+  callback now = {.controller = c, .outer = innermost};
+  if (!c->on_exit)
+    return true;
+  innermost = &now;
+  c->on_exit(c, stop, c->context);
+  innermost = now.outer;
+  return now.controller;
 }
 
 ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop, ls_error *error) {
   if (!c || !stop)
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
                      "ls_execute needs a controller and a place for the stop");
-  ls_status status = begin(c, error);
-  if (status)
-    return status;
-  status = prepare(c, id, limits, error);
-  if (!status)
-    status = run_guest(c, error);
-  if (!status)
-    *stop = c->guest.outcome.stop;
-  ls_exit_callback on_exit = c->on_exit;
-  void *context = c->context;
-  end(c);
-  if (!status && on_exit)
-    on_exit(c, stop, context);
+  controller_renew(c);
+  atomic_fetch_add(&c->executing, 1);
+  ls_status status = run_once(c, id, limits, stop, error);
+  if (status || call_back(c, stop))
+    atomic_fetch_sub(&c->executing, 1);
   return status;
 }

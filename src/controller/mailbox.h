@@ -2,7 +2,8 @@
  * has the guest's memory: its state, its code, and all else that a controller calls the guest's. Internal.
  *
  *   word      who has it      goes to
- *   IDLE      nobody          RUNNING (ls_execute begins), OWNED (a caller)
+ *   IDLE      nobody          STARTING (ls_execute begins), OWNED (a caller)
+ *   STARTING  the executor    RUNNING, at once
  *   OWNED     a caller        IDLE
  *   RUNNING   the executor    POSTED (a caller asks), HELD (the guest pauses by itself), IDLE (the run is
  * over) POSTED    the executor    RUNNING (it has answered), HELD (it waits), OWNED (the run is over) HELD a
@@ -21,6 +22,7 @@
 typedef enum mailbox_word {
   MAILBOX_RUNNING = 0,
   MAILBOX_IDLE,
+  MAILBOX_STARTING,
   MAILBOX_OWNED,
   MAILBOX_POSTED,
   MAILBOX_HELD
