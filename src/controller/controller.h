@@ -69,7 +69,6 @@ struct ls_controller {
   sampler sampler;
   ls_exit_callback on_exit;
   void *context;
-  uint32_t flags;
   _Atomic uint32_t epoch,
       renewing; /* fork_epoch() of the process that it is good in; that it is made good in */
 };
