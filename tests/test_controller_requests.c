@@ -369,6 +369,8 @@ static void a_run_begins_paused(void **unused) {
   must(ls_resume(g->controller, &error));
   counts_on(g, 0);
   cancel(g);
+  start_paused(g, 1);
+  cancel(g);
   start(g, 1); /* the pause was for one run */
   counts_on(g, 0);
   cancel(g);

@@ -344,6 +344,24 @@ static void a_wait_is_superseded(void **unused) {
   }
 }
 
+/* An interruption is no step. */
+static void steps_are_counted_among_requests(void **unused) {
+  (void)unused;
+  guest *g = guest_open(NULL);
+  load(g, LOOP);
+  start_paused(g, 1);
+  waiting w = {.g = g, .steps = 50001};
+  assert_int_equal(pthread_create(&w.thread, NULL, wait_in_call, &w), 0);
+  double until = now() + 60;
+  do
+    load(g, "2 eb00 >1!; 1 48ffc0 =2");
+  while (get_gpr(g, LS_RAX) < 25001 && now() < until);
+  waited(&w, LS_OK);
+  is_at(g, 2, LS_PAUSED);
+  assert_int_equal(get_gpr(g, LS_RAX), 25001);
+  cancel(g);
+}
+
 /* The instruction waited for moves, is reached only in new code, or goes. */
 static void code_is_replaced_during_a_wait(void **unused) {
   (void)unused;
@@ -481,6 +499,7 @@ int main(void) {
       TEST(runs_that_end_first),
       TEST(a_wait_is_cancelled),
       TEST(a_wait_is_superseded),
+      TEST(steps_are_counted_among_requests),
       TEST(code_is_replaced_during_a_wait),
       TEST(anything_is_cancelled),
       TEST(too_late),
