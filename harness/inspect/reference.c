@@ -1,0 +1,411 @@
+#include "inspect/reference.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "forms/scan.h"
+
+enum {
+  LIMIT_MS = 60,
+  PROBE_SLOT = 201, /* of an executor that is asked about addresses: no guest of ours is there */
+  ENTRIES_MAX = 16384,
+  SEGMENT_MAX = 4096,
+  SEGMENTS = 512, /* places to keep them, by number */
+  CANONICAL_BITS = 47
+};
+
+#define PLENTY (UINT64_C(1) << 40) /* of fuel, while states are collected */
+
+typedef struct kept_segment {
+  uint64_t number; /* plus one; 0: an empty place */
+  trace_segment segment;
+} kept_segment;
+
+struct reference {
+  ls_executor *child, *probe;
+  ls_image *image, *moved_image;
+  ls_instruction order[SUBJECT_MAX];
+  scan_info infos[SUBJECT_MAX];
+  const subject *s;
+  ls_outcome outcome;
+  /* The child's memory and `at` are those with which segment `at_segment` begins, or none's: UINT64_MAX. */
+  ls_state at __attribute__((aligned(64)));
+  uint64_t at_segment;
+  kept_segment kept[SEGMENTS];
+  trace_entry entries[ENTRIES_MAX];
+  uint32_t used;
+  ls_status trouble;
+};
+
+/* ---- Making and ending ---- */
+
+ls_status reference_create(reference **out, ls_error *error) {
+  reference *r = aligned_alloc(64, (sizeof *r + 63) / 64 * 64);
+  if (!r)
+    return LS_ERR_MEMORY;
+  memset(r, 0, sizeof *r);
+  ls_layout layout;
+  ls_layout_default(&layout, PROBE_SLOT);
+  r->image = ls_image_create();
+  r->moved_image = ls_image_create();
+  ls_status status = r->image && r->moved_image ? LS_OK : LS_ERR_MEMORY;
+  if (!status)
+    status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &r->child, error);
+  if (!status)
+    status = ls_executor_create(LS_SIGNAL, &layout, NULL, &r->probe, error);
+  if (status) {
+    reference_destroy(r);
+    return status;
+  }
+  *out = r;
+  return LS_OK;
+}
+
+void reference_destroy(reference *r) {
+  if (!r)
+    return;
+  ls_executor_destroy(r->probe);
+  ls_executor_destroy(r->child);
+  ls_image_destroy(r->moved_image);
+  ls_image_destroy(r->image);
+  free(r);
+}
+
+const ls_image *reference_image(const reference *r) {
+  return r->image;
+}
+
+ls_executor *reference_child(const reference *r) {
+  return r->child;
+}
+
+ls_status reference_trouble(const reference *r) {
+  return r->trouble;
+}
+
+/* ---- May it run here? ---- */
+
+/* What follows has the rules of the oracle (oracle/oracle.c, admit), for a program that is no test case. */
+
+static bool canonical(uint64_t address) {
+  int64_t top = (int64_t)address >> CANONICAL_BITS;
+  return top == 0 || top == -1;
+}
+
+static bool in_guest(uint64_t address) {
+  const ls_layout *layout = testcase_layout();
+  if (address - layout->gate < LS_PAGE)
+    return true;
+  for (uint32_t i = 0; i < layout->window_count; i++)
+    if (address - layout->windows[i].address < layout->windows[i].size)
+      return true;
+  return false;
+}
+
+static bool faults_here(const reference *r, const ls_stop *stop) {
+  if (stop->code == SI_KERNEL || (stop->signal != SIGSEGV && stop->signal != SIGBUS))
+    return true;
+  return in_guest(stop->address) || ls_address_faults(r->probe, stop->address, 1);
+}
+
+static bool calls_by_itself(const reference *r, const ls_outcome *o) {
+  size_t size;
+  const uint8_t *bytes = ls_image_bytes(r->image, &size);
+  uint64_t at = o->state.rip - 2 - testcase_layout()->windows[TESTCASE_CODE].address;
+  return at < size - 1 && bytes[at] == 0x0f && bytes[at + 1] == 0x05;
+}
+
+/* Besides what the oracle asks: whoever interrupts a guest whose RSP is not canonical makes it fault. */
+static oracle_reason admit(const reference *r, const ls_outcome *o) {
+  if (o->stop.kind == LS_STOP_TIMEOUT)
+    return REASON_TIMEOUT;
+  if (o->touched & LS_TOUCHED_FS_GS)
+    return REASON_FS_GS;
+  if (o->touched & LS_TOUCHED_FOREIGN || (o->stop.kind == LS_STOP_SYSCALL && !calls_by_itself(r, o)))
+    return REASON_FOREIGN;
+  if (o->stop.kind == LS_STOP_SYSCALL && !ls_executor_stops_syscalls(r->probe))
+    return REASON_SYSCALL;
+  if (!canonical(o->state.gpr[LS_RSP]))
+    return REASON_STACK_POINTER;
+  if (o->stop.kind == LS_STOP_FAULT && !faults_here(r, &o->stop))
+    return REASON_ADDRESS;
+  return REASON_NONE;
+}
+
+/* ---- Running ---- */
+
+static ls_status load_memory(reference *r, ls_error *error) {
+  return ls_executor_reset(r->child, r->s->contents.window, error);
+}
+
+static ls_status run_once(reference *r, const ls_state *from, uint32_t entry, uint64_t fuel,
+                          ls_error *error) {
+  const ls_run run = {.state = from, .entry = entry, .uses = LS_USES_X87, .fuel = fuel, .limit_ms = LIMIT_MS};
+  return ls_executor_run(r->child, &run, &r->outcome, error);
+}
+
+/* From the start; with one more try if the child was killed from outside. */
+static ls_status run_image(reference *r, const ls_image *image, uint32_t entry, ls_error *error) {
+  ls_status status = LS_OK;
+  for (int tries = 0; tries < 2; tries++) {
+    status = ls_executor_load(r->child, image, error);
+    if (!status)
+      status = load_memory(r, error);
+    if (!status)
+      status = run_once(r, &r->s->state, entry, r->s->fuel, error);
+    if (status != LS_ERR_CHILD)
+      break;
+  }
+  return status;
+}
+
+static void take_ending(const reference *r, inspect_ending *ending) {
+  ending->stop = r->outcome.stop;
+  ending->state = r->outcome.state;
+  ending->code = testcase_layout()->windows[TESTCASE_CODE];
+  ls_state_canonicalise(&ending->state);
+  for (uint32_t i = TESTCASE_DATA; i < TESTCASE_WINDOWS; i++)
+    memcpy(ending->memory[i], ls_executor_memory(r->child, i), testcase_layout()->windows[i].size);
+}
+
+/* ---- Does the order matter? ---- */
+
+static bool same_words(const ls_outcome *a, const inspect_ending *b) {
+  ls_state one = a->state, other = b->state;
+  ls_state_canonicalise(&one);
+  one.rip = other.rip = 0;
+  return a->stop.kind == b->stop.kind && a->stop.id == b->stop.id && a->stop.part == b->stop.part &&
+         memcmp(&one, &other, sizeof one) == 0;
+}
+
+static bool same_memory(const reference *r, const inspect_ending *ending) {
+  for (uint32_t i = TESTCASE_DATA; i < TESTCASE_WINDOWS; i++) {
+    size_t size = testcase_layout()->windows[i].size - (i == TESTCASE_STACK ? LS_CONTROL_SIZE : 0);
+    if (memcmp(ending->memory[i], ls_executor_memory(r->child, i), size) != 0)
+      return false;
+  }
+  return true;
+}
+
+static ls_status try_order(reference *r, subject *s, const inspect_ending *ending, ls_error *error) {
+  subject_shuffle(s, r->order);
+  const ls_program program = {r->order, s->count, s->flags};
+  uint32_t entry = 0;
+  while (r->order[entry].id != s->list[s->entry].id)
+    entry++;
+  s->movable = ls_image_build(r->moved_image, &program, testcase_layout(), NULL) == LS_OK;
+  ls_status status = s->movable ? run_image(r, r->moved_image, entry, error) : LS_OK;
+  if (!status)
+    s->movable = s->movable && same_words(&r->outcome, ending) && same_memory(r, ending);
+  return status;
+}
+
+/* ---- All of it ---- */
+
+static bool prepare(reference *r, const subject *s, oracle_reason *reason) {
+  bool uses_x87;
+  const ls_program program = subject_program(s);
+  *reason = REASON_PROGRAM;
+  if (ls_image_build(r->image, &program, testcase_layout(), NULL) != LS_OK)
+    return false;
+  *reason = REASON_POLICY;
+  return !scan_image(r->image, &program, r->infos, &uses_x87);
+}
+
+static void forget(reference *r, const subject *s) {
+  r->s = s;
+  r->used = 0;
+  r->at_segment = UINT64_MAX;
+  r->trouble = LS_OK;
+  memset(r->kept, 0, sizeof r->kept);
+}
+
+ls_status reference_run(reference *r, subject *s, oracle_reason *reason, inspect_ending *ending,
+                        ls_error *error) {
+  forget(r, s);
+  if (!prepare(r, s, reason))
+    return LS_OK;
+  ls_status status = run_image(r, r->image, s->entry, error);
+  if (status == LS_ERR_STATE || status == LS_ERR_CHILD) {
+    *reason = status == LS_ERR_STATE ? REASON_STATE : REASON_REFERENCE_LOST;
+    return LS_OK;
+  }
+  if (status)
+    return status;
+  *reason = admit(r, &r->outcome);
+  if (*reason != REASON_NONE)
+    return LS_OK;
+  take_ending(r, ending);
+  if (r->outcome.stop.kind == LS_STOP_FUEL)
+    s->movable = false; /* what costs fuel depends on the order */
+  if (s->movable)
+    status = try_order(r, s, ending, error);
+  return status ? status : ls_executor_load(r->child, r->image, error);
+}
+
+/* ---- States ---- */
+
+uint64_t reference_hash(const ls_state *canonical_state) {
+  ls_state state = *canonical_state;
+  state.rip = 0;
+  return XXH3_64bits(&state, sizeof state);
+}
+
+uint64_t reference_segment(const subject *s, const ls_state *state) {
+  if (s->counter == LS_NONE)
+    return 0;
+  uint64_t left = state->gpr[s->counter];
+  return left <= s->iterations ? s->iterations - left : UINT64_MAX;
+}
+
+/* ---- Stepping through a segment ---- */
+
+typedef struct stepper {
+  reference *r;
+  uint64_t number;
+  trace_entry *entries;
+  uint32_t count, room;
+  bool over;       /* the next segment has begun */
+  bool astray;     /* RSP is not canonical: no program for threads that interrupt */
+  uint64_t wanted; /* this entry's state is copied to */
+  ls_state *state; /* or NULL */
+} stepper;
+
+/* Inserted code and the gate, where it has left, are no places to be seen at. */
+static void add(stepper *t, const ls_state *state) {
+  const ls_range *range = ls_image_find(t->r->image, state->rip);
+  if ((range && range->part != LS_PART_BODY) || state->rip == testcase_layout()->gate)
+    return;
+  ls_state clean = *state;
+  ls_state_canonicalise(&clean);
+  bool at = range && ls_image_address(t->r->image, range->instruction) == state->rip;
+  if (t->state && t->count == t->wanted)
+    *t->state = clean;
+  t->entries[t->count++] = (trace_entry){.hash = reference_hash(&clean),
+                                         .rip = state->rip,
+                                         .instruction = at ? range->instruction : LS_NONE,
+                                         .repeats = at && t->r->s->repeats[range->instruction]};
+}
+
+static int note_step(const ls_state *state, void *context) {
+  stepper *t = context;
+  t->astray |= !canonical(state->gpr[LS_RSP]);
+  t->over = reference_segment(t->r->s, state) != t->number;
+  if (t->over || t->astray)
+    return 1;
+  add(t, state);
+  return t->count == t->room;
+}
+
+static trace_end step_through(reference *r, stepper *t) {
+  ls_state from __attribute__((aligned(64))) = r->at;
+  uint32_t entry = t->number == 0 ? r->s->entry : subject_turn(r->s);
+  from.rip = ls_image_address(r->image, entry);
+  from.fs = from.gs = 0;
+  r->at_segment = UINT64_MAX;
+  add(t, &from);
+  const ls_run run = {.state = &from,
+                      .entry = entry,
+                      .uses = LS_USES_X87,
+                      .fuel = PLENTY,
+                      .limit_ms = LIMIT_MS,
+                      .steps = UINT64_MAX,
+                      .visitor = note_step,
+                      .context = t};
+  r->trouble = ls_executor_run(r->child, &run, &r->outcome, NULL);
+  if (r->trouble || t->astray)
+    return TRACE_CUT;
+  if (t->over) {
+    r->at = r->outcome.state;
+    r->at_segment = t->number + 1;
+    return TRACE_GOES_ON;
+  }
+  return r->outcome.stop.kind == LS_STOP_STEPS || r->outcome.stop.kind == LS_STOP_TIMEOUT ? TRACE_CUT
+                                                                                          : TRACE_ENDS;
+}
+
+/* ---- Getting to a segment ---- */
+
+static bool begin_again(reference *r) {
+  r->trouble = load_memory(r, NULL);
+  r->at = r->s->state;
+  r->at_segment = r->trouble ? UINT64_MAX : 0;
+  return !r->trouble;
+}
+
+static uint64_t saved_rcx(const reference *r) {
+  const uint8_t *stack = ls_executor_memory(r->child, TESTCASE_STACK);
+  uint64_t value;
+  memcpy(&value, stack + (subject_saved() - testcase_layout()->windows[TESTCASE_STACK].address),
+         sizeof value);
+  return value;
+}
+
+/* Runs to where segment `number` begins: with so small a counter that the loop ends there, which nothing but
+ * the loop itself can see. False if the program ends before. */
+static bool run_to(reference *r, uint64_t number) {
+  const subject *s = r->s;
+  ls_state from __attribute__((aligned(64))) = r->at;
+  uint32_t entry = r->at_segment == 0 ? s->entry : subject_turn(s);
+  from.gpr[s->counter] = number - r->at_segment;
+  from.fs = from.gs = 0;
+  r->at_segment = UINT64_MAX;
+  r->trouble = run_once(r, &from, entry, PLENTY, NULL);
+  const ls_stop *stop = &r->outcome.stop;
+  if (r->trouble || stop->kind != LS_STOP_EXIT || stop->instruction != subject_exit(s))
+    return false;
+  r->at = r->outcome.state;
+  r->at.gpr[s->counter] = s->iterations - number;
+  r->at.gpr[LS_RCX] = saved_rcx(r);
+  r->at_segment = number;
+  return true;
+}
+
+/* Goes there from the nearest known state before it. */
+static bool get_to(reference *r, uint64_t number) {
+  if (r->at_segment > number && !begin_again(r))
+    return false;
+  return r->at_segment == number || run_to(r, number);
+}
+
+static trace_segment collect(reference *r, uint64_t number) {
+  stepper t = {.r = r, .number = number, .entries = r->entries + r->used, .room = ENTRIES_MAX - r->used};
+  t.room = t.room < SEGMENT_MAX ? t.room : SEGMENT_MAX;
+  if (r->trouble || t.room < 2)
+    return (trace_segment){NULL, 0, TRACE_CUT};
+  if (!get_to(r, number))
+    return (trace_segment){NULL, 0,
+                           r->trouble || r->outcome.stop.kind == LS_STOP_TIMEOUT ? TRACE_CUT : TRACE_ENDS};
+  trace_end end = step_through(r, &t);
+  r->used += t.count;
+  return (trace_segment){t.entries, t.count, end};
+}
+
+static trace_segment segment_of(void *context, uint64_t number) {
+  reference *r = context;
+  if (number > r->s->iterations)
+    return (trace_segment){NULL, 0, TRACE_ENDS};
+  kept_segment *place = &r->kept[number % SEGMENTS];
+  if (place->number != number + 1) {
+    place->segment = collect(r, number);
+    place->number = number + 1;
+  }
+  return place->segment;
+}
+
+trace reference_trace(reference *r) {
+  return (trace){segment_of, r};
+}
+
+bool reference_state(reference *r, uint64_t segment, uint64_t offset, ls_state *state) {
+  static trace_entry room[SEGMENT_MAX];
+  r->trouble = LS_OK;
+  if (segment > r->s->iterations || !get_to(r, segment))
+    return false;
+  stepper t = {
+      .r = r, .number = segment, .entries = room, .room = SEGMENT_MAX, .wanted = offset, .state = state};
+  step_through(r, &t);
+  return offset < t.count;
+}
