@@ -446,7 +446,7 @@ int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
  * not fork. The exit callback may do everything. */
 typedef struct ls_controller ls_controller;
 
-/* Called by ls_execute before it returns, in its thread, when the guest is idle again. */
+/* Called by ls_execute before it returns LS_OK, in its thread, when the guest is idle again. */
 typedef void (*ls_exit_callback)(ls_controller *controller, const ls_stop *stop, void *context);
 
 enum {
@@ -517,16 +517,17 @@ typedef struct ls_position {
 } ls_position;
 
 /* Copies the state, and where the guest is; either pointer may be NULL. A running guest is stopped for no
- * longer than the copy. state->rip is an address of the code now in force. */
+ * longer than the copy. state->rip is an address of the code now in force; of an idle guest, of the code in
+ * which it stopped. */
 ls_status ls_get_state(ls_controller *controller, ls_state *state, ls_position *position, ls_error *error);
 
 /* May change *state, and position->id: the guest goes on there. A return value other than 0 discards all
  * changes. Called in the thread that called ls_change_state, while the guest waits. */
 typedef int (*ls_state_visitor)(ls_state *state, ls_position *position, void *context);
 
-/* Lets `visitor` see and change the state of a running, paused or idle guest. state->rip, cs, fs and gs are
- * not taken over. An idle guest begins where ls_execute says: moving it is LS_ERR_IDLE. LS_ERR_ARGUMENT if
- * there is no instruction of that id, LS_ERR_STATE for bits in RFLAGS or MXCSR that no guest can have; in
+/* Lets `visitor` see and change the state of a running, paused or idle guest. state->rip and the selectors
+ * are not taken over. An idle guest begins where ls_execute says: moving it is LS_ERR_IDLE. LS_ERR_ARGUMENT
+ * if there is no instruction of that id, LS_ERR_STATE for bits in RFLAGS or MXCSR that no guest can have; in
  * both cases nothing has changed. */
 ls_status ls_change_state(ls_controller *controller, ls_state_visitor visitor, void *context,
                           ls_error *error);

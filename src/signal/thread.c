@@ -66,6 +66,14 @@ static bool arena_reserve(void) {
   return true;
 }
 
+/* Who asks a guest's thread may still look at the `running` of a record that the thread has given back. */
+static void clear(thread_record *record) {
+  size_t rest = offsetof(thread_record, running) + sizeof record->running;
+  record->selector = SELECTOR_ALLOW;
+  __atomic_store_n(&record->running, NULL, __ATOMIC_RELAXED);
+  memset((char *)record + rest, 0, sizeof *record - rest);
+}
+
 /* Under the lock. NULL: no slot or no memory. */
 static thread_record *slot_claim(void) {
   unsigned slot = 0;
@@ -78,7 +86,7 @@ static thread_record *slot_claim(void) {
   if (mprotect(record, LS_PAGE, PROT_READ | PROT_WRITE) ||
       mprotect(stack, ARENA_SLOT - STACK_OFFSET, PROT_READ | PROT_WRITE))
     return NULL;
-  memset(record, 0, sizeof *record);
+  clear(record);
   record->timer = TIMER_NONE;
   __atomic_store_n(&thread_slot_used[slot], 1, __ATOMIC_RELEASE);
   return record;
@@ -256,7 +264,7 @@ static void renew(thread_record *record, uint32_t epoch) {
   __asm__ volatile("mov %%ds, %0" : "=r"(record->ds));
   __asm__ volatile("mov %%es, %0" : "=r"(record->es));
   record->selector = SELECTOR_ALLOW;
-  record->running = NULL;
+  __atomic_store_n(&record->running, NULL, __ATOMIC_RELAXED);
 }
 
 static void release(thread_record *record) {
