@@ -61,7 +61,7 @@ struct ls_controller {
   uint32_t current;              /* index of the code in force; changed by who has the guest and the turn */
   bool loaded;                   /* there is code */
   int tid;                       /* of the thread in ls_execute */
-  _Atomic uint32_t executing;    /* calls of ls_execute that still need the controller */
+  _Atomic uint32_t executing;    /* threads in ls_execute that still need it although the word says IDLE */
   _Atomic(const void *) runner;  /* that thread (see self), or NULL */
   _Atomic(const void *) visitor; /* the thread that is in a visitor, or NULL */
   pthread_mutex_t turn;          /* callers */

@@ -195,7 +195,7 @@ static ls_status begin(ls_controller *c, ls_error *error) {
   }
   atomic_store_explicit(&c->runner, self, memory_order_relaxed);
   c->tid = thread_id(atomic_load_explicit(&c->epoch, memory_order_relaxed));
-  mailbox_set(&c->box, MAILBOX_RUNNING);
+  mailbox_begin(&c->box);
   return LS_OK;
 }
 
@@ -219,7 +219,8 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
   return LS_OK;
 }
 
-/* A run that did not come about does not end a pause. */
+/* Behind a move to IDLE the controller may be gone, unless `executing` keeps it. A run that did not come
+ * about does not end a pause. */
 static void end(ls_controller *c, bool ran) {
   guest *g = &c->guest;
   goal *left = g->goal;
@@ -228,24 +229,12 @@ static void end(ls_controller *c, bool ran) {
   g->command = COMMAND_NONE;
   g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF; /* set where an instruction has faulted */
   atomic_store_explicit(&c->runner, NULL, memory_order_relaxed);
-  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_IDLE))
+  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_IDLE)) {
+    atomic_fetch_add(&c->executing, 1);
     mailbox_set(&c->box, MAILBOX_OWNED); /* by who has asked */
+    atomic_fetch_sub(&c->executing, 1);
+  }
   goal_conclude(left, LS_ERR_IDLE);
-}
-
-static ls_status run_once(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop,
-                          ls_error *error) {
-  ls_status status = begin(c, error);
-  if (status)
-    return status;
-  status = prepare(c, id, limits, error);
-  bool ran = !status;
-  if (ran)
-    status = run_guest(c, error);
-  if (!status)
-    *stop = c->guest.outcome.stop;
-  end(c, ran);
-  return status;
 }
 
 /* ---- The exit callback, which may destroy the controller ---- */
@@ -267,15 +256,16 @@ uint32_t execute_callbacks(const ls_controller *c, bool forget) {
   return count;
 }
 
-/* False if the controller is no more. */
-static bool call_back(ls_controller *c, const ls_stop *stop) {
+/* Keeps the controller for itself until the callback has returned, unless that destroys it. */
+static void end_and_call_back(ls_controller *c, const ls_stop *stop) {
   callback now = {.controller = c, .outer = innermost};
-  if (!c->on_exit)
-    return true;
+  atomic_fetch_add(&c->executing, 1);
+  end(c, true);
   innermost = &now;
   c->on_exit(c, stop, c->context);
   innermost = now.outer;
-  return now.controller;
+  if (now.controller)
+    atomic_fetch_sub(&c->executing, 1);
 }
 
 ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop, ls_error *error) {
@@ -283,9 +273,18 @@ ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
                      "ls_execute needs a controller and a place for the stop");
   controller_renew(c);
-  atomic_fetch_add(&c->executing, 1);
-  ls_status status = run_once(c, id, limits, stop, error);
-  if (status || call_back(c, stop))
-    atomic_fetch_sub(&c->executing, 1);
+  ls_status status = begin(c, error);
+  if (status)
+    return status;
+  status = prepare(c, id, limits, error);
+  bool ran = !status;
+  if (ran)
+    status = run_guest(c, error);
+  if (!status)
+    *stop = c->guest.outcome.stop;
+  if (!status && c->on_exit)
+    end_and_call_back(c, stop);
+  else
+    end(c, ran);
   return status;
 }

@@ -60,6 +60,10 @@ void mailbox_set(mailbox *box, mailbox_word to) {
     word_wake(word);
 }
 
+void mailbox_begin(mailbox *box) {
+  atomic_store_explicit(box->word, MAILBOX_RUNNING, memory_order_release);
+}
+
 mailbox_word mailbox_wait(mailbox *box, mailbox_word now) {
   uint32_t seen = spin(box->word, now);
   if (seen != now)

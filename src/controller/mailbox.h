@@ -44,6 +44,9 @@ bool mailbox_move(mailbox *box, mailbox_word from, mailbox_word to);
 /* The same where nobody else can have changed it. Wakes who waits. */
 void mailbox_set(mailbox *box, mailbox_word to);
 
+/* From STARTING, for which nobody waits, to RUNNING. */
+void mailbox_begin(mailbox *box);
+
 /* Returns the word once it is not `now`. */
 mailbox_word mailbox_wait(mailbox *box, mailbox_word now);
 

@@ -370,7 +370,7 @@ static void tick(thread_record *record, place where, const siginfo_t *info, greg
   if (where != PLACE_GUEST)
     return;
   ls_executor *executor = &record->running->base;
-  uint32_t ticks = 1 + (info->si_code == SI_TIMER && info->si_overrun > 0 ? (uint32_t)info->si_overrun : 0);
+  uint32_t ticks = 1 + (info->si_overrun > 0 ? (uint32_t)info->si_overrun : 0);
   uint64_t time = ticks * record->timer.tick_ns;
   if (executor->time_left != TIME_ENDLESS)
     executor->time_left -= time < executor->time_left ? time : executor->time_left;
@@ -382,9 +382,7 @@ static void tick(thread_record *record, place where, const siginfo_t *info, greg
     stop(record, LS_STOP_INTERRUPTED, info, regs, frame);
 }
 
-static bool is_tick(int sig, const siginfo_t *info, const thread_record *record) {
-  if (record && timer_is_event(&record->timer, sig, info))
-    return true;
+static bool is_tick(const siginfo_t *info, const thread_record *record) {
   return info->si_code == SI_TIMER && in_arena((uintptr_t)info->si_value.sival_ptr) &&
          (!record || info->si_value.sival_ptr == record);
 }
@@ -501,7 +499,7 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
   place where = find_place(context, record);
   if (is_ring(sig, info)) {
     /* What it asks for is done below. */
-  } else if (is_tick(sig, info, record)) {
+  } else if (is_tick(info, record)) {
     if (executor)
       tick(record, where, info, regs, frame);
   } else if (executor && is_dispatched_call(sig, info)) {

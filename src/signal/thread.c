@@ -97,15 +97,13 @@ static thread_record *slot_claim(void) {
 /* The other threads are not in the child, and this one has neither its timer nor Syscall User Dispatch there.
  */
 static void after_fork_in_child(void) {
-  if (thread_current)
+  if (thread_current) {
+    thread_current->timer.id = -1;
     thread_current->dispatch = false;
-  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++) {
-    if (!thread_slot_used[slot])
-      continue;
-    timer_forget(&thread_slot(slot)->timer);
-    if (thread_slot(slot) != thread_current)
-      slot_free(slot);
   }
+  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
+    if (thread_slot_used[slot] && thread_slot(slot) != thread_current)
+      slot_free(slot);
   signal_unlock();
 }
 
@@ -227,7 +225,7 @@ void thread_drop_timers(int sig) {
  * calls, and can ring before the guest is entered and so be lost. */
 static int borrow_timer(thread_record *record, const ls_executor *executor) {
   return timer_start(&record->timer, record->tid, executor->options.interrupt_signal, executor->tick_ns,
-                     executor->sampling, record);
+                     record);
 }
 
 /* ---- Attaching and releasing ---- */
