@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bench_rows.h"
 #include "cli.h"
@@ -14,7 +15,12 @@ enum { ROUNDS_DEFAULT = 25, ROUNDS_MAX = 1001, OPTION_JSON = 'j', OPTION_ROUNDS 
 typedef struct arguments {
   int rounds;
   bool json;
+  char **names; /* of the rows wanted, NULL at the end; none: all */
 } arguments;
+
+typedef struct place {
+  int cpu, other; /* this thread's; where a suite's own thread goes; -1: wherever */
+} place;
 
 typedef struct result {
   double floor_ns, ns, ratio;
@@ -30,54 +36,162 @@ static double median(double *values, int count) {
   return values[count / 2];
 }
 
-static result measure(bench *b, const bench_row *row, int rounds) {
+/* ---- Time ---- */
+
+static clockid_t watch_clock;
+static double watch_ns;
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(watch_clock, &t);
+  return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+void bench_pause(void) {
+  watch_ns += now();
+}
+
+void bench_go_on(void) {
+  watch_ns -= now();
+}
+
+/* Nanoseconds a time, or an item. */
+static double time_loop(const bench_row *row, void *suite, bench_loop loop, int times) {
+  watch_clock = row->clock ? row->clock : CLOCK_MONOTONIC;
+  watch_ns = 0;
+  bench_go_on();
+  loop(suite, times);
+  bench_pause();
+  return watch_ns / times / (row->items > 0 ? row->items : 1);
+}
+
+static result measure(void *suite, const bench_row *row, int rounds) {
   static double floors[ROUNDS_MAX], ours[ROUNDS_MAX], ratios[ROUNDS_MAX];
-  bench_time(b, row->floor, row->times / 4 + 1); /* warm up */
-  bench_time(b, row->ours, row->times / 4 + 1);
+  time_loop(row, suite, row->floor, row->times / 4 + 1); /* warm up */
+  time_loop(row, suite, row->ours, row->times / 4 + 1);
   for (int i = 0; i < rounds; i++) {
-    floors[i] = bench_time(b, row->floor, row->times);
-    ours[i] = bench_time(b, row->ours, row->times);
+    floors[i] = time_loop(row, suite, row->floor, row->times);
+    ours[i] = time_loop(row, suite, row->ours, row->times);
     ratios[i] = ours[i] / floors[i];
   }
   return (result){median(floors, rounds), median(ours, rounds), median(ratios, rounds)};
 }
 
+/* ---- Showing ---- */
+
+static bool is_met(const bench_row *row, const result *r) {
+  double got = row->goal == BENCH_NS_AT_MOST ? r->ns : r->ratio;
+  return row->goal == BENCH_AT_LEAST ? got >= row->target : got <= row->target;
+}
+
 static void print_row(const bench_row *row, const result *r) {
-  bool met = row->at_least ? r->ratio >= row->target : r->ratio <= row->target;
-  printf("%-22s %12.1f %12.1f %8.2f   %s %-5g %s\n", row->name, r->floor_ns, r->ns, r->ratio,
-         row->at_least ? ">=" : "<=", row->target, met ? "met" : "MISSED");
+  static const char *const relations[] = {
+      [BENCH_AT_MOST] = "<=", [BENCH_AT_LEAST] = ">=", [BENCH_NS_AT_MOST] = "ns <="};
+  printf("%-24s %12.1f %12.1f %8.*f   ", row->name, r->floor_ns, r->ns, r->ratio < 10 ? 3 : 2, r->ratio);
+  if (row->goal == BENCH_NONE)
+    printf("for information\n");
+  else
+    printf("%s %-5g %s\n", relations[row->goal], row->target, is_met(row, r) ? "met" : "MISSED");
   fflush(stdout);
 }
 
 static void add_row(json_t *rows, const bench_row *row, const result *r) {
-  json_array_append_new(rows, json_pack("{s:s, s:f, s:f, s:f, s:f, s:s}", "name", row->name, "floor_ns",
-                                        r->floor_ns, "ns", r->ns, "ratio", r->ratio, "target", row->target,
-                                        "target_is", row->at_least ? "at least" : "at most"));
+  static const char *const relations[] = {
+      [BENCH_AT_MOST] = "at most", [BENCH_AT_LEAST] = "at least", [BENCH_NS_AT_MOST] = "at most, of ns"};
+  json_t *object = json_pack("{s:s, s:f, s:f, s:f}", "name", row->name, "floor_ns", r->floor_ns, "ns", r->ns,
+                             "ratio", r->ratio);
+  if (row->goal != BENCH_NONE) {
+    json_object_set_new(object, "target", json_real(row->target));
+    json_object_set_new(object, "target_is", json_string(relations[row->goal]));
+  }
+  json_array_append_new(rows, object);
 }
 
-static void run_rows(bench *b, const arguments *a) {
-  json_t *rows = json_array();
-  if (!a->json)
-    printf("%-22s %12s %12s %8s   %s\n", "", "floor ns", "ns", "ratio", "target");
-  size_t count;
-  const bench_row *table = bench_rows(&count);
-  for (size_t i = 0; i < count; i++) {
-    result r = measure(b, &table[i], a->rounds);
+static bool is_wanted(const bench_row *row, char *const *names) {
+  bool wanted = !*names;
+  for (; *names; names++)
+    wanted |= strcmp(*names, row->name) == 0;
+  return wanted;
+}
+
+/* ---- All rows ---- */
+
+static const bench_suite *const suites[] = {&bench_runs, &bench_control};
+enum { SUITES = sizeof suites / sizeof suites[0] };
+
+static ls_status run_suite(const bench_suite *suite, const arguments *a, const place *where, json_t *rows,
+                           ls_error *error) {
+  void *made = NULL;
+  for (size_t i = 0; i < suite->count; i++) {
+    const bench_row *row = &suite->rows[i];
+    if (!is_wanted(row, a->names))
+      continue;
+    if (!made && !(made = suite->create(where->other, error)))
+      return error->status;
+    result r = measure(made, row, a->rounds);
     if (a->json)
-      add_row(rows, &table[i], &r);
+      add_row(rows, row, &r);
     else
-      print_row(&table[i], &r);
+      print_row(row, &r);
   }
-  if (a->json) {
-    json_t *top = json_pack("{s:s, s:o}", "vectors", ls_vectors_name(ls_vectors_available()), "rows", rows);
-    json_dumpf(top, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(top);
-  } else {
-    printf("medians of %d rounds; ratio = median of the rounds' ratios; vectors: %s\n", a->rounds,
-           ls_vectors_name(ls_vectors_available()));
-    json_decref(rows);
+  if (made)
+    suite->destroy(made);
+  return LS_OK;
+}
+
+static void print_end(const arguments *a, const place *where, json_t *rows) {
+  const char *vectors = ls_vectors_name(ls_vectors_available());
+  if (!a->json) {
+    printf("medians of %d rounds; ratio = median of the rounds' ratios; vectors: %s\n", a->rounds, vectors);
+    if (where->other >= 0)
+      printf("this thread on CPU %d, guests that requests go to in a thread on CPU %d\n", where->cpu,
+             where->other);
+    else
+      printf("this thread and guests that requests go to share a CPU, or are not pinned\n");
+    return;
   }
+  json_t *top = json_pack("{s:s, s:i, s:i, s:O}", "vectors", vectors, "cpu", where->cpu, "guest_cpu",
+                          where->other, "rows", rows);
+  json_dumpf(top, stdout, JSON_INDENT(2));
+  putchar('\n');
+  json_decref(top);
+}
+
+static ls_status run_all(const arguments *a, const place *where, ls_error *error) {
+  json_t *rows = json_array();
+  ls_status status = LS_OK;
+  if (!a->json)
+    printf("%-24s %12s %12s %8s   %s\n", "", "floor ns", "ns", "ratio", "target");
+  for (size_t i = 0; i < SUITES && !status; i++)
+    status = run_suite(suites[i], a, where, rows, error);
+  if (!status)
+    print_end(a, where, rows);
+  json_decref(rows);
+  return status;
+}
+
+void bench_give_up(const char *what, const char *why) {
+  fprintf(stderr, "lockstep bench: %s: %s\n", what, why);
+  exit(CLI_BAD);
+}
+
+/* ---- The command ---- */
+
+/* A CPU that this thread may run on, but not that which it is pinned to. */
+static place find_place(const affinity *pin) {
+  if (pin->cpu >= 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+      if (cpu != pin->cpu && CPU_ISSET((unsigned)cpu, &pin->before))
+        return (place){pin->cpu, cpu};
+  return (place){pin->cpu, -1};
+}
+
+static bool is_row(const char *name) {
+  for (size_t i = 0; i < SUITES; i++)
+    for (size_t j = 0; j < suites[i]->count; j++)
+      if (strcmp(suites[i]->rows[j].name, name) == 0)
+        return true;
+  return false;
 }
 
 static error_t parse(int key, char *value, struct argp_state *state) {
@@ -94,8 +208,11 @@ static error_t parse(int key, char *value, struct argp_state *state) {
       argp_error(state, "--rounds takes a number from 1 to %d", ROUNDS_MAX);
     a->rounds = (int)rounds;
     return 0;
-  case ARGP_KEY_ARG:
-    argp_error(state, "unexpected argument '%s'", value);
+  case ARGP_KEY_ARGS:
+    a->names = state->argv + state->next;
+    for (char **name = a->names; *name; name++)
+      if (!is_row(*name))
+        argp_error(state, "there is no row '%s'", *name);
     return 0;
   default:
     return ARGP_ERR_UNKNOWN;
@@ -110,27 +227,26 @@ int cmd_bench(int argc, char **argv) {
   };
   static const struct argp argp = {options,
                                    parse,
-                                   NULL,
-                                   "Measures what runs cost, each against a bare floor in the same run.\v"
+                                   "[ROW...]",
+                                   "Measures what runs and requests cost, each against a bare floor in "
+                                   "the same run.\v"
                                    "A ratio is the measured time over its floor's; the target stands beside "
                                    "it. Nothing else should keep the "
                                    "machine busy meanwhile.\n\nExample: lockstep bench --json",
                                    NULL,
                                    NULL,
                                    NULL};
-  arguments a = {.rounds = ROUNDS_DEFAULT};
+  arguments a = {.rounds = ROUNDS_DEFAULT, .names = argv + argc};
   if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
     return CLI_USAGE;
   affinity pin;
   affinity_pin(&pin);
+  const place where = find_place(&pin);
   ls_error error;
-  bench *b = bench_create(&error);
-  if (!b) {
-    fprintf(stderr, "lockstep bench: %s\n", error.text);
-    return error.status == LS_ERR_NO_REFERENCE ? CLI_NO_REFERENCE : CLI_BAD;
-  }
-  run_rows(b, &a);
-  bench_destroy(b);
+  ls_status status = run_all(&a, &where, &error);
   affinity_release(&pin);
-  return CLI_OK;
+  if (!status)
+    return CLI_OK;
+  fprintf(stderr, "lockstep bench: %s\n", error.text);
+  return status == LS_ERR_NO_REFERENCE ? CLI_NO_REFERENCE : CLI_BAD;
 }

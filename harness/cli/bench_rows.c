@@ -1,16 +1,13 @@
-/* The loops. Each checks what it gets on every turn, since checking is part of what is measured; a wrong
- * result ends the benchmark. */
+/* Runs of executors: the loops. Each checks what it gets on every turn, since checking is part of what is
+ * measured; a wrong result ends the benchmark. */
 #include "bench_rows.h"
 
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <ucontext.h>
 
-#include "cli.h"
 #include "floor.h"
 #include "floor_ptrace.h"
 #include "oracle/oracle.h"
@@ -25,7 +22,7 @@ typedef struct lane {
   uint8_t after[LS_PAGE];
 } lane;
 
-struct bench {
+typedef struct bench {
   lane bare, bare_x87, thread, thread_x87, reference;
   ls_executor *in_thread, *in_child;
   ls_image *image, *image_x87, *image_fault;
@@ -38,7 +35,7 @@ struct bench {
   oracle_result verdict;
   testcase test;
   testcase_contents test_contents;
-};
+} bench;
 
 /* Eight instructions of everyday kinds: loads, stores, integer and vector arithmetic, the stack. RSI points
  * to the page. The last is another one where x87 is to be in play. */
@@ -60,21 +57,17 @@ static const machine_code fld1 = {2, {0xd9, 0xe8}};
 static const machine_code ud2 = {2, {0x0f, 0x0b}};
 enum { EIGHT = sizeof eight / sizeof *eight };
 
-static void give_up(const char *what, const char *why) {
-  fprintf(stderr, "lockstep bench: %s: %s\n", what, why);
-  exit(CLI_BAD);
-}
-
 /* ---- The loops ---- */
 
 static void check(lane *l, const char *what) {
   if (memcmp(l->memory, l->after, LS_PAGE) != 0)
-    give_up(what, "memory is not as expected");
+    bench_give_up(what, "memory is not as expected");
   if (memcmp(&l->outcome.state, &l->expected.state, sizeof l->outcome.state) != 0)
-    give_up(what, "a register is not as expected");
+    bench_give_up(what, "a register is not as expected");
 }
 
-static void loop_bare(bench *b, int times) {
+static void loop_bare(void *suite, int times) {
+  bench *b = suite;
   lane *l = &b->bare;
   for (int i = 0; i < times; i++) {
     memcpy(l->memory, b->page, LS_PAGE);
@@ -83,14 +76,15 @@ static void loop_bare(bench *b, int times) {
   }
 }
 
-static void loop_bare_x87(bench *b, int times) {
+static void loop_bare_x87(void *suite, int times) {
+  bench *b = suite;
   lane *l = &b->bare_x87;
   for (int i = 0; i < times; i++) {
     memcpy(l->memory, b->page, LS_PAGE);
     memcpy(b->xsave, b->xsave_before, XSAVE_ROOM / 4);
     floor_run_xsave(&l->start, &l->outcome.state, b->code_x87, b->xsave);
     if (memcmp(l->memory, l->after, LS_PAGE) != 0 || memcmp(b->xsave, b->xsave_after, XSAVE_ROOM / 4) != 0)
-      give_up("floor", "memory or vectors are not as expected");
+      bench_give_up("floor", "memory or vectors are not as expected");
   }
   __asm__ volatile("fninit");
 }
@@ -99,17 +93,18 @@ static void run_once(bench *b, ls_executor *x, lane *l, uint32_t uses) {
   ls_error error;
   const ls_run run = {.state = &l->start, .uses = uses};
   if (ls_executor_reset(x, b->contents, &error) || ls_executor_run(x, &run, &l->outcome, &error))
-    give_up("run", error.text);
+    bench_give_up("run", error.text);
   ls_state_canonicalise(&l->outcome.state);
 }
 
 static void use_image(ls_executor *x, const ls_image *image) {
   ls_error error;
   if (ls_executor_load(x, image, &error))
-    give_up("load", error.text);
+    bench_give_up("load", error.text);
 }
 
-static void loop_thread(bench *b, int times) {
+static void loop_thread(void *suite, int times) {
+  bench *b = suite;
   use_image(b->in_thread, b->image);
   for (int i = 0; i < times; i++) {
     run_once(b, b->in_thread, &b->thread, 0);
@@ -117,7 +112,8 @@ static void loop_thread(bench *b, int times) {
   }
 }
 
-static void loop_thread_x87(bench *b, int times) {
+static void loop_thread_x87(void *suite, int times) {
+  bench *b = suite;
   use_image(b->in_thread, b->image_x87);
   for (int i = 0; i < times; i++) {
     run_once(b, b->in_thread, &b->thread_x87, LS_USES_X87);
@@ -132,13 +128,13 @@ static void skip_ud2(int number, siginfo_t *info, void *context) {
 }
 
 /* With a handler and an alternate stack of its own, put in place for the loop. */
-static void loop_bare_fault(bench *b, int times) {
+static void loop_bare_fault(void *suite, int times) {
   static uint8_t room[65536];
   const struct sigaction mine = {.sa_sigaction = skip_ud2, .sa_flags = SA_SIGINFO | SA_ONSTACK};
   const stack_t stack = {.ss_sp = room, .ss_size = sizeof room};
   struct sigaction before;
   stack_t stack_before;
-  (void)b;
+  (void)suite;
   sigaltstack(&stack, &stack_before);
   sigaction(SIGILL, &mine, &before);
   for (int i = 0; i < times; i++)
@@ -147,25 +143,28 @@ static void loop_bare_fault(bench *b, int times) {
   sigaltstack(&stack_before, NULL);
 }
 
-static void loop_thread_fault(bench *b, int times) {
+static void loop_thread_fault(void *suite, int times) {
+  bench *b = suite;
   ls_error error;
   const ls_run run = {.state = &b->thread.start};
   use_image(b->in_thread, b->image_fault);
   for (int i = 0; i < times; i++) {
     if (ls_executor_run(b->in_thread, &run, &b->thread.outcome, &error))
-      give_up("run", error.text);
+      bench_give_up("run", error.text);
     if (b->thread.outcome.stop.signal != SIGILL)
-      give_up("thread", "no SIGILL");
+      bench_give_up("thread", "no SIGILL");
   }
 }
 
-static void loop_bare_reference(bench *b, int times) {
+static void loop_bare_reference(void *suite, int times) {
+  bench *b = suite;
   for (int i = 0; i < times; i++)
     if (floor_ptrace_trip(b->child) != 0)
-      give_up("floor", "the child was lost");
+      bench_give_up("floor", "the child was lost");
 }
 
-static void loop_reference(bench *b, int times) {
+static void loop_reference(void *suite, int times) {
+  bench *b = suite;
   use_image(b->in_child, b->image);
   for (int i = 0; i < times; i++) {
     run_once(b, b->in_child, &b->reference, 0);
@@ -174,7 +173,8 @@ static void loop_reference(bench *b, int times) {
 }
 
 /* Both executors of the oracle one after the other, with the memory that every test case has. */
-static void loop_two_runs(bench *b, int times) {
+static void loop_two_runs(void *suite, int times) {
+  bench *b = suite;
   static ls_outcome outcome;
   ls_error error;
   const ls_run run = {.state = &b->test.state, .fuel = b->test.fuel};
@@ -182,38 +182,26 @@ static void loop_two_runs(bench *b, int times) {
     for (int kind = LS_SIGNAL; kind <= LS_PTRACE; kind++) {
       ls_executor *x = oracle_executor(b->oracle, (ls_kind)kind);
       if (ls_executor_reset(x, b->test_contents.window, &error) || ls_executor_run(x, &run, &outcome, &error))
-        give_up("run", error.text);
+        bench_give_up("run", error.text);
     }
 }
 
-static void loop_differential(bench *b, int times) {
+static void loop_differential(void *suite, int times) {
+  bench *b = suite;
   ls_error error;
   for (int i = 0; i < times; i++)
     if (oracle_run(b->oracle, &b->test, &b->verdict, &error) || b->verdict.verdict != VERDICT_SAME)
-      give_up("oracle", verdict_name(b->verdict.verdict));
+      bench_give_up("oracle", verdict_name(b->verdict.verdict));
 }
 
 static const bench_row rows[] = {
-    {"thread", loop_bare, loop_thread, 20000, 1.5, false},
-    {"thread_x87", loop_bare_x87, loop_thread_x87, 20000, 1.3, false},
-    {"thread_fault", loop_bare_fault, loop_thread_fault, 1000, 1.2, false},
-    {"reference", loop_bare_reference, loop_reference, 500, 1.6, false},
-    {"differential", loop_two_runs, loop_differential, 500, 1.1, false},
-    {"reference_over_thread", loop_thread, loop_reference, 500, 50, true},
+    {"thread", loop_bare, loop_thread, 20000, 1.5, BENCH_AT_MOST, 0, 0},
+    {"thread_x87", loop_bare_x87, loop_thread_x87, 20000, 1.3, BENCH_AT_MOST, 0, 0},
+    {"thread_fault", loop_bare_fault, loop_thread_fault, 1000, 1.2, BENCH_AT_MOST, 0, 0},
+    {"reference", loop_bare_reference, loop_reference, 500, 1.6, BENCH_AT_MOST, 0, 0},
+    {"differential", loop_two_runs, loop_differential, 500, 1.1, BENCH_AT_MOST, 0, 0},
+    {"reference_over_thread", loop_thread, loop_reference, 500, 50, BENCH_AT_LEAST, 0, 0},
 };
-
-const bench_row *bench_rows(size_t *count) {
-  *count = sizeof rows / sizeof *rows;
-  return rows;
-}
-
-double bench_time(bench *b, void (*loop)(bench *b, int times), int times) {
-  struct timespec before, after;
-  clock_gettime(CLOCK_MONOTONIC, &before);
-  loop(b, times);
-  clock_gettime(CLOCK_MONOTONIC, &after);
-  return ((double)(after.tv_sec - before.tv_sec) * 1e9 + (double)(after.tv_nsec - before.tv_nsec)) / times;
-}
 
 /* ---- Making it all ---- */
 
@@ -249,7 +237,7 @@ static ls_image *build(const ls_layout *layout, const machine_code *const *code,
   const ls_program program = {in, count, 0};
   ls_image *image = ls_image_create();
   if (!image || ls_image_build(image, &program, layout, &error))
-    give_up("build", image ? error.text : "no memory");
+    bench_give_up("build", image ? error.text : "no memory");
   return image;
 }
 
@@ -257,7 +245,7 @@ static ls_image *build(const ls_layout *layout, const machine_code *const *code,
 static void *floor_code(const machine_code *const *code) {
   uint8_t *room = mmap(NULL, CODE_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (room == MAP_FAILED)
-    give_up("floor", "no memory");
+    bench_give_up("floor", "no memory");
   uint8_t *at = room;
   for (int i = 0; i < EIGHT; i++) {
     memcpy(at, code[i]->bytes, code[i]->length);
@@ -320,7 +308,7 @@ static void first_reference(bench *b) {
 static void make_lanes(bench *b, const ls_layout *layout) {
   uint8_t *bare = aligned_alloc(LS_PAGE, LS_PAGE);
   if (bare == NULL)
-    give_up("floor", "no memory");
+    bench_give_up("floor", "no memory");
   b->bare.memory = b->bare_x87.memory = bare;
   b->thread.memory = b->thread_x87.memory = ls_executor_memory(b->in_thread, 1);
   b->reference.memory = ls_executor_memory(b->in_child, 1);
@@ -340,7 +328,7 @@ static void make_floors(bench *b) {
   b->xsave_before = aligned_alloc(64, XSAVE_ROOM);
   b->xsave_after = aligned_alloc(64, XSAVE_ROOM);
   if (!b->xsave || !b->xsave_before || !b->xsave_after)
-    give_up("floor", "no memory");
+    bench_give_up("floor", "no memory");
   memset(b->xsave, 0, XSAVE_ROOM);
   floor_fill_xsave(b->xsave);
   memcpy(b->xsave_before, b->xsave, XSAVE_ROOM);
@@ -367,17 +355,35 @@ static ls_status make_executors(bench *b, const ls_layout *layout, ls_error *err
   return status;
 }
 
-bench *bench_create(ls_error *error) {
+static void destroy(void *suite) {
+  bench *b = suite;
+  if (b->child > 0)
+    floor_ptrace_end(b->child);
+  oracle_destroy(b->oracle);
+  ls_executor_destroy(b->in_thread);
+  ls_executor_destroy(b->in_child);
+  ls_image_destroy(b->image);
+  ls_image_destroy(b->image_x87);
+  ls_image_destroy(b->image_fault);
+  free(b->bare.memory);
+  free(b->xsave);
+  free(b->xsave_before);
+  free(b->xsave_after);
+  free(b);
+}
+
+static void *create(int other, ls_error *error) {
+  (void)other;
   bench *b = aligned_alloc(64, (sizeof *b + 63) / 64 * 64);
   ls_layout layout;
   if (!b)
-    give_up("bench", "no memory");
+    bench_give_up("bench", "no memory");
   memset(b, 0, sizeof *b);
   small_layout(&layout);
   for (size_t i = 0; i < LS_PAGE; i++)
     b->page[i] = (uint8_t)(i * 13);
   if (make_executors(b, &layout, error) || make_test(b, error)) {
-    bench_destroy(b);
+    destroy(b);
     return NULL;
   }
   b->image = build(&layout, the_eight(NULL), EIGHT);
@@ -394,18 +400,4 @@ bench *bench_create(ls_error *error) {
   return b;
 }
 
-void bench_destroy(bench *b) {
-  if (b->child > 0)
-    floor_ptrace_end(b->child);
-  oracle_destroy(b->oracle);
-  ls_executor_destroy(b->in_thread);
-  ls_executor_destroy(b->in_child);
-  ls_image_destroy(b->image);
-  ls_image_destroy(b->image_x87);
-  ls_image_destroy(b->image_fault);
-  free(b->bare.memory);
-  free(b->xsave);
-  free(b->xsave_before);
-  free(b->xsave_after);
-  free(b);
-}
+const bench_suite bench_runs = {create, destroy, rows, sizeof rows / sizeof *rows};

@@ -1,29 +1,48 @@
-/* What `lockstep bench` measures: the rows, and the loops behind them. */
+/* What `lockstep bench` measures: suites of rows, and the loops behind them. */
 #ifndef CLI_BENCH_ROWS_H
 #define CLI_BENCH_ROWS_H
 
 #include <stdbool.h>
+#include <time.h>
 
 #include "lockstep.h"
 
-typedef struct bench bench;
+/* Does its thing `times` times. `suite` is what the suite's `create` made. */
+typedef void (*bench_loop)(void *suite, int times);
+
+typedef enum bench_goal {
+  BENCH_AT_MOST,    /* the ratio of ours to the floor */
+  BENCH_AT_LEAST,   /* the same */
+  BENCH_NS_AT_MOST, /* ours alone */
+  BENCH_NONE        /* for information */
+} bench_goal;
 
 typedef struct bench_row {
   const char *name;
-  void (*floor)(bench *b, int times);
-  void (*ours)(bench *b, int times);
+  bench_loop floor, ours;
   int times; /* a round */
   double target;
-  bool at_least; /* else at most */
+  bench_goal goal;
+  double items;    /* nanoseconds are given for one of so many things done each time; 0 = 1 */
+  clockid_t clock; /* CLOCK_MONOTONIC, or CLOCK_THREAD_CPUTIME_ID; 0 = the former */
 } bench_row;
 
-const bench_row *bench_rows(size_t *count);
+typedef struct bench_suite {
+  /* NULL and an error if something that is measured cannot be had here. A thread of its own goes to CPU
+   * `other`, unless that is negative. */
+  void *(*create)(int other, ls_error *error);
+  void (*destroy)(void *suite);
+  const bench_row *rows;
+  size_t count;
+} bench_suite;
 
-/* NULL and an error if something that is measured cannot be had here. */
-bench *bench_create(ls_error *error);
-void bench_destroy(bench *b);
+extern const bench_suite bench_runs, bench_control;
 
-/* Nanoseconds a time. */
-double bench_time(bench *b, void (*loop)(bench *b, int times), int times);
+/* What a loop does between the two is not counted. */
+void bench_pause(void);
+void bench_go_on(void);
+
+/* Prints both and ends the benchmark. */
+_Noreturn void bench_give_up(const char *what, const char *why);
 
 #endif

@@ -1,6 +1,8 @@
 /* Bare ways in and out, for `lockstep bench`. No guest flags, no selectors, no safety: only what must be paid.
  *   void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
- *   void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area); */
+ *   void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area);
+ *   void floor_spin(const ls_state *in, floor_spinner *spinner, ls_vectors vectors);
+ *   void floor_steps(const ls_state *in, uint64_t rounds, ls_vectors vectors); */
 #include "state_offsets.h"
 
 #define SAVE_CALLEE_SAVED                                                                                     \
@@ -56,6 +58,30 @@ xsave_area: .quad 0
   movups %xmm\n, STATE_ZMM+64*\n(\base)
   .endif
   .endr
+.endm
+
+/* Vectors as wide as %edx says, from the state at %rdi. */
+.macro load_vectors
+  cmp $3, %edx
+  je 3f
+  cmp $2, %edx
+  je 2f
+  xmm_all load, %rdi
+  jmp 4f
+2:
+  ymm_all load, %rdi
+  jmp 4f
+3:
+  zmm_all load, %rdi
+4:
+.endm
+
+/* Host code goes on with clean upper halves. */
+.macro forget_vectors
+  cmp $2, %edx
+  jb 5f
+  vzeroupper
+5:
 .endm
 
 /* All GPRs from the state at %rdi, then to the code. */
@@ -176,6 +202,42 @@ floor_fault:
   ud2
   ret
   .size floor_fault, . - floor_fault
+
+  .globl floor_spin
+  .type floor_spin, @function
+floor_spin:
+  load_vectors
+1:
+  incq 8(%rsi)
+  cmpl $0, (%rsi)
+  je 1b
+  forget_vectors
+  ret
+  .size floor_spin, . - floor_spin
+
+/* FLOOR_ROUND instructions a round, each trapped. */
+  .globl floor_steps
+  .type floor_steps, @function
+floor_steps:
+  load_vectors
+  pushfq
+  orl $0x100, (%rsp) /* TF */
+  popfq
+1:
+  nop
+  nop
+  nop
+  nop
+  nop
+  nop
+  dec %rsi
+  jnz 1b
+  pushfq
+  andl $~0x100, (%rsp)
+  popfq
+  forget_vectors
+  ret
+  .size floor_steps, . - floor_steps
 
   .section .data.rel.ro, "aw"
   .globl floor_leave

@@ -18,6 +18,28 @@ void floor_fill_xsave(void *area);
 /* Where code run by the two above jumps to. */
 extern const void *const floor_leave;
 
+enum { FLOOR_ROUND = 8 }; /* six nops, dec, jnz */
+
+/* What floor_spin and another thread share. */
+typedef struct floor_spinner {
+  volatile int stop; /* not 0: it shall return */
+  volatile uint64_t turns;
+} floor_spinner;
+
+/* Loads the vectors of *in and spins, counting its turns. */
+void floor_spin(const ls_state *in, floor_spinner *spinner, ls_vectors vectors);
+
+/* Waits until what counts `turns` is at it. */
+static inline void floor_await(const volatile uint64_t *turns) {
+  uint64_t before = *turns;
+  while (*turns == before) {
+  }
+}
+
+/* Loads the vectors of *in and executes `rounds` times FLOOR_ROUND instructions, each with TF set: the caller
+ * has put a handler of SIGTRAP in place. */
+void floor_steps(const ls_state *in, uint64_t rounds, ls_vectors vectors);
+
 /* ud2, for a handler that skips its two bytes, and a return. */
 void floor_fault(void);
 
