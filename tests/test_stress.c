@@ -15,7 +15,7 @@
 
 enum {
   REQUESTS = 100000,
-  REQUESTS_SANITIZED = 25000,
+  REQUESTS_SANITIZED = 50000,
   IN_CHILDREN_DIVISOR = 50, /* requests to children cost that much more */
   REQUESTERS = 4,
   GUESTS = 2,
