@@ -38,6 +38,11 @@ typedef struct guest {
   uint64_t gone;
 } guest;
 
+/* Of a guest that is in a run. */
+static inline ls_activity guest_activity(const guest *g) {
+  return g->paused && !g->goal ? LS_PAUSED : LS_RUNNING;
+}
+
 /* A program laid out, and its ids. */
 typedef struct code {
   ls_image *image;

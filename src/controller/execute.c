@@ -91,7 +91,7 @@ static void answer(ls_controller *c) {
   if (asked->state)
     *asked->state = c->guest.outcome.state;
   if (asked->position)
-    *asked->position = place_now(c, LS_RUNNING);
+    *asked->position = place_now(c, guest_activity(&c->guest));
 }
 
 /* Somebody may have asked first: then the guest waits for that. */
@@ -104,7 +104,8 @@ static void wait_for_release(ls_controller *c) {
   mailbox_wait(&c->box, MAILBOX_HELD);
 }
 
-/* Answers whoever has asked, and waits while the guest is paused. False: it shall not go on. */
+/* Answers whoever has asked, and waits while the guest is paused: no instruction is executed any more once it
+ * has been seen to be. False: it shall not go on. */
 static bool attend(ls_controller *c) {
   const guest *g = &c->guest;
   for (;;) {
@@ -112,7 +113,7 @@ static bool attend(ls_controller *c) {
     if (posted && c->request.copy) {
       answer(c);
       mailbox_set(&c->box, MAILBOX_RUNNING);
-    } else if (posted || (g->paused && !g->goal)) {
+    } else if (posted || guest_activity(g) == LS_PAUSED) {
       wait_for_release(c);
       if (g->command)
         return false;

@@ -71,7 +71,7 @@ static ls_status hold_running(ls_controller *c, ls_error *error) {
 /* ---- Looking ---- */
 
 static ls_activity activity_of(const ls_controller *c, hold how) {
-  return how == HOLD_IDLE ? LS_IDLE : c->guest.paused && !c->guest.goal ? LS_PAUSED : LS_RUNNING;
+  return how == HOLD_IDLE ? LS_IDLE : guest_activity(&c->guest);
 }
 
 ls_status ls_get_state(ls_controller *c, ls_state *state, ls_position *position, ls_error *error) {
