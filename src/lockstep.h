@@ -470,7 +470,8 @@ ls_status ls_controller_create(ls_kind kind, const ls_controller_options *option
                                ls_error *error);
 
 /* Cancels a guest that still runs, waits until ls_execute has no more use for the controller, and ends it. No
- * other thread may begin a call meanwhile. NULL is fine. */
+ * other thread may begin a call meanwhile, or be in one but ls_execute, ls_step and ls_run_until. Not from
+ * inside a visitor or a sample callback. NULL is fine. */
 void ls_controller_destroy(ls_controller *controller);
 
 /* The layout now in force: ls_update_code may move the code window. */
@@ -478,7 +479,7 @@ void ls_controller_layout(ls_controller *controller, ls_layout *layout);
 
 /* This process's own view of window `window`, shared with a guest that may be running; of the window's size,
  * or NULL if there is no such window. Valid until destroy, that of the code window too, wherever the guest
- * sees it. */
+ * sees it. After a fork the child's view becomes its own with its first ls_execute or ls_update_code. */
 void *ls_controller_memory(ls_controller *controller, uint32_t window);
 
 /* Replaces the code, also while the guest runs or is paused: it goes on at the same instruction, by id,

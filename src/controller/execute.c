@@ -195,7 +195,8 @@ static ls_status begin(ls_controller *c, ls_error *error) {
     mailbox_wait(&c->box, MAILBOX_OWNED);
   }
   atomic_store_explicit(&c->runner, self, memory_order_relaxed);
-  c->tid = thread_id(atomic_load_explicit(&c->epoch, memory_order_relaxed));
+  atomic_store_explicit(&c->tid, thread_id(atomic_load_explicit(&c->epoch, memory_order_relaxed)),
+                        memory_order_relaxed);
   mailbox_begin(&c->box);
   return LS_OK;
 }
@@ -208,9 +209,10 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "%s",
                      c->loaded ? "the code has no instruction of that id"
                                : "no code: ls_update_code comes first");
-  ls_status status = executor_own(executor, error);
+  ls_status status = controller_own(c, error);
   if (status)
     return status;
+  executor->sample_ticks = 0;
   executor->control->exit = UINT64_MAX;
   executor->control->fuel = limits && limits->fuel ? limits->fuel : UINT64_MAX;
   executor->time_left = limits && limits->limit_ms ? time_for(executor, limits->limit_ms) : TIME_ENDLESS;
@@ -243,6 +245,7 @@ static void end(ls_controller *c, bool ran) {
 typedef struct callback {
   const ls_controller *controller; /* NULL: destroyed */
   struct callback *outer;          /* that the same thread is in */
+  uint32_t epoch;                  /* of the process in which `executing` counts it */
 } callback;
 
 static _Thread_local callback *innermost;
@@ -253,19 +256,20 @@ uint32_t execute_callbacks(const ls_controller *c, bool forget) {
     if (at->controller == c) {
       count++;
       at->controller = forget ? NULL : c;
+      at->epoch = *fork_epoch();
     }
   return count;
 }
 
 /* Keeps the controller for itself until the callback has returned, unless that destroys it. */
 static void end_and_call_back(ls_controller *c, const ls_stop *stop) {
-  callback now = {.controller = c, .outer = innermost};
+  callback now = {.controller = c, .outer = innermost, .epoch = atomic_load(&c->epoch)};
   atomic_fetch_add(&c->executing, 1);
   end(c, true);
   innermost = &now;
   c->on_exit(c, stop, c->context);
   innermost = now.outer;
-  if (now.controller)
+  if (now.controller && now.epoch == atomic_load(&c->epoch))
     atomic_fetch_sub(&c->executing, 1);
 }
 

@@ -52,7 +52,7 @@ static ls_status own_memory(ls_controller *c, ls_error *error) {
   ls_status status = guest_hold(c, &how, error);
   if (status)
     return status;
-  status = executor_own(c->executor, error);
+  status = controller_own(c, error);
   guest_release(c, how);
   return status;
 }

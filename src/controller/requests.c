@@ -23,7 +23,7 @@ static bool ask(ls_controller *c, const request *what, hold *how) {
   c->request = *what;
   if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_POSTED))
     return false;
-  c->executor->ops->interrupt(c->executor, c->tid);
+  c->executor->ops->interrupt(c->executor, atomic_load_explicit(&c->tid, memory_order_relaxed));
   mailbox_word word = mailbox_wait(&c->box, MAILBOX_POSTED);
   *how = word == MAILBOX_HELD ? HOLD_GUEST : word == MAILBOX_OWNED ? HOLD_IDLE : HOLD_NOTHING;
   return true;
