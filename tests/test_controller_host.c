@@ -71,6 +71,35 @@ static void a_fork_of_an_idle_one(void **unused) {
   }
 }
 
+/* The memory is both processes' until the child's first run. */
+static void a_fork_before_new_code(void **unused) {
+  (void)unused;
+  guest *g = guest_open(NULL);
+  int told[2];
+  char byte = 0;
+  load(g, "1 48ffc0; 2 48ffc0");
+  set_gpr(g, LS_RAX, 40);
+  assert_int_equal(pipe(told), 0);
+  fflush(NULL);
+  pid_t child = fork();
+  if (!child) {
+    alarm(100);
+    ls_stop stop;
+    bool right = read(told[0], &byte, 1) == 1 && ls_execute(g->controller, 1, NULL, &stop, &error) == LS_OK &&
+                 stop.kind == LS_STOP_EXIT && stop.id == 2 && get_gpr(g, LS_RAX) == 42;
+    _exit(!right);
+  }
+  load(g, "1 f4; 3 48ffc8; 4 48ffc8");
+  assert_int_equal(write(told[1], &byte, 1), 1);
+  int status = -1;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_int_equal(status, 0);
+  stopped(run(g, 3), LS_STOP_EXIT, 4, LS_PART_NEXT);
+  assert_int_equal(get_gpr(g, LS_RAX), 38);
+  close(told[0]);
+  close(told[1]);
+}
+
 static void a_fork_beside_a_guest(void **unused) {
   (void)unused;
   guest *g = guest_open(NULL);
@@ -477,6 +506,7 @@ static void nothing_is_left_behind(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(a_fork_of_an_idle_one),
+      TEST(a_fork_before_new_code),
       TEST(a_fork_beside_a_guest),
       TEST(a_fork_among_requests),
       cmocka_unit_test_teardown(the_hosts_signals_are_its_own, put_back),
