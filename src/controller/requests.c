@@ -59,9 +59,10 @@ void guest_release(ls_controller *c, hold how) {
 
 /* As guest_hold, of a guest that is in a run. */
 static ls_status hold_running(ls_controller *c, ls_error *error) {
-  hold how;
-  ls_status status = c ? guest_hold(c, &how, error)
-                       : error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "this call needs a controller");
+  if (!c)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "this call needs a controller");
+  hold how = HOLD_NOTHING;
+  ls_status status = guest_hold(c, &how, error);
   if (status || how == HOLD_GUEST)
     return status;
   guest_release(c, how);

@@ -94,9 +94,10 @@ ls_status ls_sample_start(ls_controller *c, uint32_t rate, ls_sample_callback ca
 }
 
 ls_status ls_sample_stop(ls_controller *c, ls_error *error) {
+  if (!c)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "ls_sample_stop needs a controller");
   hold how;
-  ls_status status = c ? guest_hold(c, &how, error)
-                       : error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "ls_sample_stop needs a controller");
+  ls_status status = guest_hold(c, &how, error);
   if (status)
     return status;
   if (c->executor->sampling)

@@ -477,7 +477,7 @@ static void interrupt_guest(ucontext_t *context, thread_record *record, const si
   else if (where == PLACE_GATE && stuck)
     stop(record, LS_STOP_EXIT, info, regs, frame);
   else if (stuck) /* behind the exit's first instruction; the second loads RSP */
-    regs[REG_RSP] = (greg_t)((uintptr_t)executor->data + GATE_STACK_TOP);
+    regs[REG_RSP] = (greg_t)(uintptr_t)((uint8_t *)executor->data + GATE_STACK_TOP);
 }
 
 static bool has_left(const signal_executor *executor, const greg_t *regs) {
