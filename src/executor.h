@@ -60,7 +60,8 @@ static inline uint64_t time_for(const ls_executor *executor, uint64_t limit_ms) 
 }
 
 /* Goes on with a guest, or starts it: as ops->run, and says in outcome->stop where in the image it stopped. A
- * stop at the gate becomes that at an exit point. */
+ * stop at the gate becomes that at an exit point. What the kernel does to a guest with a non-canonical RSP is
+ * no stop: it goes on. */
 ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
                       ls_error *error);
 
@@ -75,6 +76,12 @@ void executor_left(const ls_executor *executor, ls_outcome *outcome);
  * sandbox is already mapped at the guest's addresses. */
 ls_status signal_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error);
 ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error);
+
+/* By what 4-level paging translates: with LA57 more is. */
+static inline bool is_canonical(uint64_t address) {
+  enum { UNUSED_BITS = 16 };
+  return (uint64_t)((int64_t)(address << UNUSED_BITS) >> UNUSED_BITS) == address;
+}
 
 /* The way out of the guest. Guest code jumps to layout.gate, where one page holds the same bytes in every
  * executor: a jump through a pointer to gate_inner, and int3 besides; the rest of LS_GATE_SIZE there is

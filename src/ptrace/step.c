@@ -81,6 +81,8 @@ static ls_status go_to_entry(stepper *s, uint64_t entry, run_event *event, ls_er
   if (ptrace(PTRACE_SETREGS, x->child.pid, NULL, &x->regs) != 0)
     return executor_bad_state(error, "ptrace does not take its selectors");
   s->tf = s->run->state->rflags & RFLAGS_TF;
+  s->outcome->state = *s->run->state;
+  s->outcome->state.rip = entry;
   return LS_OK;
 }
 
@@ -89,12 +91,32 @@ static bool stepped(const stepper *s, run_event event) {
   return event == RUN_FAULT && s->x->info.si_signo == SIGTRAP && s->x->info.si_code == TRACE_CODE && !s->tf;
 }
 
+/* By the stub's way in, with the trap flag: the kernel does not return to a non-canonical RSP. */
+static run_event enter_trapped(stepper *s) {
+  ptrace_executor *x = s->x;
+  ls_state trapped = s->outcome->state;
+  const ls_run run = {.state = &trapped};
+  trapped.rflags |= RFLAGS_TF;
+  uint64_t frame = x->child.inner + GATE_IN + GATE_FRAME;
+  return executor_enter(x, &run, trapped.rip, x->child.load, frame) ? executor_resume(x, REQUEST_SYSEMU)
+                                                                    : RUN_LOST;
+}
+
+static run_event resume(stepper *s) {
+  if (too_long(s))
+    return RUN_TIMEOUT;
+  bool returned_to = is_canonical(s->outcome->state.gpr[LS_RSP]);
+  return returned_to ? executor_resume(s->x, REQUEST_SYSEMU_SINGLESTEP) : enter_trapped(s);
+}
+
 /* One single step, of a repeated string instruction one repetition; captures the state. If it was not the
  * *whole of it that was executed, the run ends with the event returned. */
 static run_event single_step(stepper *s, bool may_load_flags, bool *whole) {
   ptrace_executor *x = s->x;
   ls_state *state = &s->outcome->state;
-  run_event event = too_long(s) ? RUN_TIMEOUT : executor_resume(x, REQUEST_SYSEMU_SINGLESTEP);
+  run_event event = resume(s);
+  if (event == RUN_INTERRUPTED && executor_in_load(x)) /* the state is what it was */
+    return event;
   if (event == RUN_LOST || !executor_capture(x, state))
     return RUN_LOST;
   vectors_repeat(x->base.vectors, s->run->state, state);

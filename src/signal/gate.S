@@ -4,17 +4,24 @@
  *   enter(state) {                            exit: (every register is the guest's)
  *     save callee-saved registers, MXCSR,       save RSP, RFLAGS; back to the host's stack and flags
  *       FCW and RFLAGS; host_rsp = RSP;         outcome->state = general registers, selectors
- *     record->running = executor;               DS, ES = the host's; result = GATE_EXITED
- *     record->selector = BLOCK;               leave:
- *     if (attention)                            outcome->state = vectors, MXCSR, x87 if used
- *       result = GATE_INTERRUPTED,              FCW = the host's, if x87 is used
- *       goto unstarted;                       tail:
- *     if x87 is used, load it, else             MXCSR, FS and GS bases = the host's
- *       outcome->state = state's;               record->selector = ALLOW; record->running = NULL;
- *     load vectors, MXCSR, DS, ES,              return result;
- *       RFLAGS, general registers, RSP;
- *     goto entry;                             unstarted:
- *   }                                           FCW = the host's, if x87 is used; goto tail;
+ *     record->running = executor;               foreign = FS or GS is not the host's
+ *     record->selector = BLOCK;                 DS, ES = the host's; result = GATE_EXITED
+ *     if (attention)                          leave:
+ *       result = GATE_INTERRUPTED,              outcome->state = vectors, MXCSR, x87 if used
+ *       goto unstarted;                         FCW = the host's, if x87 is used
+ *     if x87 is used, load it, else           tail:
+ *       outcome->state = state's;               MXCSR = the host's; record->selector = ALLOW;
+ *     load vectors, MXCSR, DS, ES,              if (foreign) FS and GS = the host's
+ *       RFLAGS, general registers, RSP;         record->running = NULL; return result;
+ *     goto entry;
+ *   }                                         unstarted:
+ *                                               FCW = the host's, if x87 is used; goto tail;
+ *
+ * `resume` and `unstarted` come from the handler, which has put FS and GS right, or from before the guest.
+ *
+ * POPF, LDMXCSR and loads of segment registers take longer than all else here, and mostly would change
+ * nothing: each is left out where a comparison says so. Of the host's flags only those count that are not
+ * dead at the return from a function.
  *
  * Nothing here touches guest memory or the guest's stack. While AC may be set, every access is aligned. */
 #include "../state_offsets.h"
@@ -22,6 +29,8 @@
 
 #define FLAG_TF       0x100
 #define FLAG_RF       0x10000
+#define FLAGS_STATUS  0x8d5 /* OF, SF, ZF, AF, PF, CF */
+#define FLAG_OF_SHIFT 11
 #define USER_CS       0x33
 #define USER_SS       0x2b
 #define SYS_arch_prctl 158
@@ -99,6 +108,33 @@
   vzeroupper
 .endm
 
+/* The guest's RFLAGS from the state at RDI; EDX = what differs from the host's. Changes RAX and RCX. ADD sets
+ * OF, which SAHF, that sets the others, leaves alone. SAHF is missing in 64-bit mode on some of the first
+ * CPUs (LAHF_LM), none of which has AVX. */
+.macro load_flags_sse
+  pushq STATE_RFLAGS(%rdi)
+  popfq
+.endm
+.macro load_flags_avx
+  test $~FLAGS_STATUS, %edx
+  jnz 1f
+  mov STATE_RFLAGS(%rdi), %rcx
+  mov %ecx, %eax
+  shr $FLAG_OF_SHIFT, %ecx
+  shl $8, %eax
+  and $1, %ecx
+  add $0x7f, %cl
+  sahf
+  jmp 2f
+1:
+  pushq STATE_RFLAGS(%rdi)
+  popfq
+2:
+.endm
+.macro load_flags_avx512
+  load_flags_avx
+.endm
+
 /* Loads a data segment register from the state at RDI, unless it has that value already: a reload takes fifty
  * times as long as the comparison. */
 .macro load_segment register, offset
@@ -169,8 +205,13 @@ gate_\vectors\()_begin:
   lea .Ldata_\vectors + GATE_STACK_TOP(%rip), %rsp
   pushfq
   mov .Ldata_\vectors + GATE_HOST_RSP(%rip), %rsp
-  popfq
   mov %rax, .Ldata_\vectors + GATE_GUEST_RAX(%rip)
+  mov .Ldata_\vectors + GATE_STACK_TOP - 8(%rip), %rax
+  xor (%rsp), %rax
+  test $~FLAGS_STATUS, %eax
+  jnz 8f
+  add $8, %rsp
+.Lstore_\vectors:
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
   mov %rcx, STATE_GPR + 8(%rax)
   mov %rdx, STATE_GPR + 16(%rax)
@@ -194,14 +235,25 @@ gate_\vectors\()_begin:
   mov %rdi, STATE_RFLAGS(%rax)
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
   xor %ebx, %ebx
-  mov %cs, %edx
-  mov %dx, STATE_CS(%rax)
   mov %ss, %edx
-  mov %dx, STATE_SS(%rax)
-  mov %fs, %edx
-  mov %dx, STATE_FS(%rax)
+  mov %cs, %esi
+  shl $16, %edx
+  or %esi, %edx
+  mov %edx, STATE_CS(%rax) /* and STATE_SS: at once, as the way in reads them */
+  mov %fs, %r12d
+  mov %r12w, STATE_FS(%rax)
   mov %gs, %edx
   mov %dx, STATE_GS(%rax)
+  or %rdx, %r12
+  testb $GATE_FSGSBASE, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 2f
+  rdfsbase %rsi
+  rdgsbase %rdi
+  xor RECORD_FS_BASE(%rcx), %rsi
+  xor RECORD_GS_BASE(%rcx), %rdi
+  or %rsi, %r12
+  or %rdi, %r12
+2:
   mov %ds, %edx
   mov %dx, STATE_DS(%rax)
   host_segment %ds, RECORD_DS
@@ -219,23 +271,15 @@ gate_\vectors\()_begin:
   fldcw SAVED_FCW(%rsp)
 2:
   stmxcsr STATE_MXCSR(%rax)
+  mov STATE_MXCSR(%rax), %edx
+  cmp %edx, SAVED_MXCSR(%rsp)
+  je 3f
 .Ltail_\vectors:
   ldmxcsr SAVED_MXCSR(%rsp)
+3:
   clear_upper_\vectors
   movb $0, RECORD_SELECTOR(%rcx)
-  mov %fs, %edx
-  mov %gs, %esi
-  or %rsi, %rdx
-  testb $GATE_FSGSBASE, .Ldata_\vectors + GATE_FLAGS(%rip)
-  jz 3f
-  rdfsbase %rsi
-  rdgsbase %rdi
-  xor RECORD_FS_BASE(%rcx), %rsi
-  xor RECORD_GS_BASE(%rcx), %rdi
-  or %rsi, %rdx
-  or %rdi, %rdx
-3:
-  test %rdx, %rdx
+  test %r12, %r12
   jnz 5f
 4:
   movq $0, RECORD_RUNNING(%rcx)
@@ -258,8 +302,13 @@ gate_\vectors\()_begin:
   mov %r12, %rcx
   jmp 4b
 
+8:
+  popfq
+  jmp .Lstore_\vectors
+
 gate_\vectors\()_resume:
   popfq
+  xor %r12d, %r12d
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
   jmp .Lleave_\vectors
@@ -267,6 +316,7 @@ gate_\vectors\()_resume:
 gate_\vectors\()_unstarted:
 .Lunstarted_\vectors:
   popfq
+  xor %r12d, %r12d
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
   testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
   jz .Ltail_\vectors
@@ -296,12 +346,20 @@ gate_\vectors\()_enter:
   testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
   jnz 6f
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rcx
+  cmp %rdi, %rcx
+  je .Lload_\vectors
   copy_fx_\vectors STATE_FX(%rdi), STATE_FX(%rcx)
-2:
+.Lload_\vectors:
   load_vectors_\vectors
+  mov STATE_MXCSR(%rdi), %eax
+  cmp %eax, SAVED_MXCSR + 8(%rsp)
+  je 1f
   ldmxcsr STATE_MXCSR(%rdi)
+1:
   load_segment %ds, STATE_DS
   load_segment %es, STATE_ES
+  mov STATE_RFLAGS(%rdi), %rdx
+  xor (%rsp), %rdx
   lea .Ldata_\vectors + GATE_STACK_TOP(%rip), %rsp
   testb $FLAG_TF >> 8, STATE_RFLAGS + 1(%rdi)
   jnz 3f
@@ -309,8 +367,7 @@ gate_\vectors\()_enter:
   jnz 3f
   cmpl $(USER_SS << 16 | USER_CS), STATE_CS(%rdi) /* and STATE_SS, next to it */
   jne 3f
-  pushq STATE_RFLAGS(%rdi)
-  popfq
+  load_flags_\vectors
   load_general
   mov STATE_GPR + 32(%rdi), %rsp
   mov STATE_GPR + 56(%rdi), %rdi
@@ -321,7 +378,7 @@ gate_\vectors\()_enter:
 6:
   copy_fx_\vectors STATE_FX(%rdi), .Lx87_\vectors\()(%rip)
   fxrstor64 .Lx87_\vectors\()(%rip)
-  jmp 2b
+  jmp .Lload_\vectors
 
   /* With TF, and for an odd CS or SS, by IRET: it loads RIP, CS, RFLAGS, RSP and SS at once, so that the first trap
    * comes after exactly one instruction of the guest (SDM vol. 3, 18.3.1.4). */

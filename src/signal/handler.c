@@ -409,6 +409,8 @@ static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_r
                          handler_frame *frame) {
   greg_t *regs = context->uc_mcontext.gregs;
   bool fault = info->si_code > 0 && (signal_bit(sig) & handlers_fault_mask()) && sig != SIGSYS;
+  if (fault && where != PLACE_GUEST && info->si_code == SI_KERNEL && !is_canonical((uint64_t)regs[REG_RSP]))
+    return; /* an interrupt that the kernel could not return from: interrupt_guest does what is left */
   if (fault && where == PLACE_ENTERING && info->si_code == SI_KERNEL)
     leave(record, record->running->unstarted, regs, frame, GATE_REFUSED);
   else if (!fault || where == PLACE_ENTERING || where == PLACE_LEAVING)
@@ -438,10 +440,6 @@ static bool is_ring(int sig, const siginfo_t *info) {
   if (info->si_code == SI_USER && info->si_pid == 0)
     return __atomic_load_n(&rung, __ATOMIC_RELAXED) & signal_bit(sig);
   return info->si_code == SI_QUEUE && (uintptr_t)info->si_value.sival_ptr == thread_arena;
-}
-
-static bool is_canonical(uint64_t address) {
-  return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
 /* The guest cannot leave while a handler of the host's is on top of it. Rings again, so that it comes when
