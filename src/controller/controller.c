@@ -137,7 +137,7 @@ ls_status ls_controller_create(ls_kind kind, const ls_controller_options *option
 static void wait_until_left(ls_controller *c) {
   const struct timespec moment = {.tv_nsec = 20000};
   uint32_t own = execute_callbacks(c, true);
-  while (mailbox_look(&c->box) != MAILBOX_IDLE || atomic_load(&c->executing) > own) {
+  while (!mailbox_is_left(&c->box) || atomic_load(&c->executing) > own) {
     ls_cancel(c, NULL);
     nanosleep(&moment, NULL);
   }

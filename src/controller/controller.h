@@ -65,8 +65,7 @@ struct ls_controller {
   code codes[2];
   uint32_t current;              /* index of the code in force; changed by who has the guest and the turn */
   bool loaded;                   /* there is code */
-  _Atomic int tid;               /* of the thread that runs the guest */
-  _Atomic uint32_t executing;    /* threads in ls_execute that still need it although the word says IDLE */
+  _Atomic uint32_t executing;    /* threads in exit callbacks: they need it although their runs are over */
   _Atomic(const void *) runner;  /* that thread (see self), or NULL */
   _Atomic(const void *) visitor; /* the thread that is in a visitor, or NULL */
   pthread_mutex_t turn;          /* callers */

@@ -98,10 +98,9 @@ static void answer(ls_controller *c) {
 static void wait_for_release(ls_controller *c) {
   goal *reached = c->guest.reached;
   c->guest.reached = NULL;
-  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_HELD))
-    mailbox_set(&c->box, MAILBOX_HELD);
+  mailbox_set(&c->box, MAILBOX_HELD);
   goal_conclude(reached, LS_OK);
-  mailbox_wait(&c->box, MAILBOX_HELD);
+  mailbox_wait_for_release(&c->box);
 }
 
 /* Answers whoever has asked, and waits while the guest is paused: no instruction is executed any more once it
@@ -112,7 +111,7 @@ static bool attend(ls_controller *c) {
     bool posted = mailbox_look(&c->box) == MAILBOX_POSTED;
     if (posted && c->request.copy) {
       answer(c);
-      mailbox_set(&c->box, MAILBOX_RUNNING);
+      mailbox_set(&c->box, MAILBOX_FREE);
     } else if (posted || guest_activity(g) == LS_PAUSED) {
       wait_for_release(c);
       if (g->command)
@@ -173,7 +172,8 @@ static ls_status run_guest(ls_controller *c, ls_error *error) {
 /* ---- Beginning and ending ---- */
 
 /* Asked of the kernel once in each thread of each process. */
-static int thread_id(uint32_t epoch) {
+static int thread_id(const ls_controller *c) {
+  uint32_t epoch = atomic_load_explicit(&c->epoch, memory_order_relaxed);
   static _Thread_local uint32_t asked_in;
   static _Thread_local int tid;
   if (asked_in != epoch) {
@@ -188,16 +188,9 @@ static ls_status begin(ls_controller *c, ls_error *error) {
   const void *self = controller_self();
   if (atomic_load_explicit(&c->visitor, memory_order_relaxed) == self)
     return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "a visitor cannot run the guest it visits");
-  while (!mailbox_move(&c->box, MAILBOX_IDLE, MAILBOX_STARTING)) {
-    mailbox_word word = mailbox_look(&c->box);
-    if (word != MAILBOX_IDLE && word != MAILBOX_OWNED)
-      return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "the guest of this controller runs already");
-    mailbox_wait(&c->box, MAILBOX_OWNED);
-  }
+  if (!mailbox_begin(&c->box, self, thread_id(c)))
+    return error_set(error, LS_ERR_BUSY, 0, LS_NONE, "the guest of this controller runs already");
   atomic_store_explicit(&c->runner, self, memory_order_relaxed);
-  atomic_store_explicit(&c->tid, thread_id(atomic_load_explicit(&c->epoch, memory_order_relaxed)),
-                        memory_order_relaxed);
-  mailbox_begin(&c->box);
   return LS_OK;
 }
 
@@ -222,8 +215,8 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
   return LS_OK;
 }
 
-/* Behind a move to IDLE the controller may be gone, unless `executing` keeps it. A run that did not come
- * about does not end a pause. */
+/* Behind its end the controller may be gone, unless `executing` keeps it. A run that did not come about does
+ * not end a pause. */
 static void end(ls_controller *c, bool ran) {
   guest *g = &c->guest;
   goal *left = g->goal;
@@ -232,11 +225,7 @@ static void end(ls_controller *c, bool ran) {
   g->command = COMMAND_NONE;
   g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF; /* set where an instruction has faulted */
   atomic_store_explicit(&c->runner, NULL, memory_order_relaxed);
-  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_IDLE)) {
-    atomic_fetch_add(&c->executing, 1);
-    mailbox_set(&c->box, MAILBOX_OWNED); /* by who has asked */
-    atomic_fetch_sub(&c->executing, 1);
-  }
+  mailbox_end(&c->box, controller_self(), thread_id(c));
   goal_conclude(left, LS_ERR_IDLE);
 }
 

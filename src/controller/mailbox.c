@@ -2,12 +2,19 @@
 
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { SPINS = 2000 }; /* about as long as a thread needs that must be woken on another core */
+enum {
+  SPINS = 2000,    /* about as long as a thread needs that must be woken on another core */
+  UNDISTURBED = 16 /* runs that nobody asked in, before the guest is given to its thread */
+};
+
+/* ---- Sleeping ---- */
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t now) {
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, now, NULL, NULL, 0);
@@ -17,18 +24,12 @@ void word_wake(_Atomic uint32_t *word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* The value once it is not `now`, or `now` after a while. */
-static uint32_t spin(_Atomic uint32_t *word, uint32_t now) {
+uint32_t word_wait(_Atomic uint32_t *word, uint32_t now, uint32_t asleep) {
   uint32_t seen = atomic_load_explicit(word, memory_order_acquire);
   for (int i = 0; i < SPINS && seen == now; i++) {
     __builtin_ia32_pause();
     seen = atomic_load_explicit(word, memory_order_acquire);
   }
-  return seen;
-}
-
-uint32_t word_wait(_Atomic uint32_t *word, uint32_t now, uint32_t asleep) {
-  uint32_t seen = spin(word, now);
   if (seen != now || !atomic_compare_exchange_strong(word, &seen, asleep))
     return seen;
   while ((seen = atomic_load(word)) == asleep)
@@ -36,41 +37,199 @@ uint32_t word_wait(_Atomic uint32_t *word, uint32_t now, uint32_t asleep) {
   return seen;
 }
 
+/* What has changed was written before; who is about to sleep says so before it looks for the last time. */
+static void ring_bell(mailbox *box) {
+  atomic_fetch_add(&box->bell, 1);
+  if (atomic_load(&box->sleepers))
+    word_wake(&box->bell);
+}
+
+/* ---- Barriers ---- */
+
+/* From linux/membarrier.h, which may be older than the kernel. */
+enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
+
+/* Without it no guest is ever given to a thread. */
+static bool have_barrier(void) {
+  return syscall(SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0) == 0;
+}
+
+/* Afterwards every other thread has either made visible what it had written, or will see what this one has.
+ * If a seccomp filter that came later refuses the call: no store waits in a processor for that long. */
+static void barrier(void) {
+  const struct timespec long_enough = {.tv_nsec = 1000000};
+  if (syscall(SYS_membarrier, PRIVATE_EXPEDITED, 0) != 0)
+    nanosleep(&long_enough, NULL);
+}
+
+/* ---- Looking ---- */
+
 void mailbox_open(mailbox *box, _Atomic uint32_t *word) {
   box->word = word;
+  atomic_store(&box->bell, 0);
   atomic_store(&box->sleepers, 0);
-  atomic_store(word, MAILBOX_IDLE);
+  atomic_store(&box->shared, 0);
+  atomic_store(&box->own, 0);
+  atomic_store(&box->owner, NULL);
+  box->candidate = NULL;
+  box->undisturbed = 0;
+  atomic_store(word, MAILBOX_FREE);
 }
 
 mailbox_word mailbox_look(const mailbox *box) {
-  return (mailbox_word)atomic_load_explicit(box->word, memory_order_acquire);
+  return (mailbox_word)atomic_load(box->word);
 }
 
-bool mailbox_move(mailbox *box, mailbox_word from, mailbox_word to) {
-  uint32_t expected = from;
-  return atomic_compare_exchange_strong(box->word, &expected, to);
+int mailbox_runner(const mailbox *box) {
+  int own = atomic_load(&box->own), shared = atomic_load(&box->shared);
+  return own > 0 ? own : shared > 0 ? shared : 0;
 }
 
-/* The word and then the sleepers here, the sleepers and then the word in mailbox_wait: one of the two sees
- * the other. */
-void mailbox_set(mailbox *box, mailbox_word to) {
-  _Atomic uint32_t *word = box->word;
-  atomic_store(word, to);
-  if (atomic_load(&box->sleepers))
-    word_wake(word);
+bool mailbox_is_left(const mailbox *box) {
+  return atomic_load(&box->own) == 0 && atomic_load(&box->shared) == 0;
 }
 
-void mailbox_begin(mailbox *box) {
-  atomic_store_explicit(box->word, MAILBOX_RUNNING, memory_order_release);
-}
-
-mailbox_word mailbox_wait(mailbox *box, mailbox_word now) {
-  uint32_t seen = spin(box->word, now);
-  if (seen != now)
-    return (mailbox_word)seen;
+/* Waits while the word is `now` and, for a caller, there is a runner. */
+static mailbox_word wait_while(mailbox *box, mailbox_word now, bool for_runner) {
+  for (int i = 0; i < SPINS; i++) {
+    if (mailbox_look(box) != now || (for_runner && !mailbox_runner(box)))
+      return mailbox_look(box);
+    __builtin_ia32_pause();
+  }
   atomic_fetch_add(&box->sleepers, 1);
-  while ((seen = atomic_load(box->word)) == now)
-    futex_wait(box->word, now);
+  if (for_runner && (atomic_load(&box->owner) || atomic_load(&box->own)))
+    barrier(); /* it leaves by plain moves, and may not have seen that there is a caller to be woken */
+  for (;;) {
+    uint32_t bell = atomic_load(&box->bell);
+    if (mailbox_look(box) != now || (for_runner && !mailbox_runner(box)))
+      break;
+    futex_wait(&box->bell, bell);
+  }
   atomic_fetch_sub(&box->sleepers, 1);
-  return (mailbox_word)seen;
+  return mailbox_look(box);
+}
+
+void mailbox_wait_for_release(mailbox *box) {
+  wait_while(box, MAILBOX_HELD, false);
+}
+
+mailbox_word mailbox_wait_for_answer(mailbox *box) {
+  return wait_while(box, MAILBOX_POSTED, true);
+}
+
+/* ---- Giving the guest to a thread, and taking it back ---- */
+
+/* What `owner` is while somebody takes the guest back, and `candidate` where there is no barrier. */
+static const char no_thread;
+
+/* After this the owner, should it not be in a run already, asks like everybody else. Several threads may do
+ * this at once. */
+static void take_back(mailbox *box, const void *self) {
+  const void *owner = atomic_load(&box->owner);
+  if (!owner)
+    return;
+  atomic_store(&box->owner, &no_thread);
+  if (owner != self)
+    barrier();
+  atomic_store(&box->owner, NULL);
+}
+
+/* By a runner whose run is in `shared`: moves it to `own`. */
+static bool give(mailbox *box, const void *self) {
+  if (!box->candidate)
+    box->candidate = have_barrier() ? self : &no_thread;
+  if (box->candidate != self || mailbox_look(box) != MAILBOX_FREE)
+    return false;
+  atomic_store(&box->own, atomic_load(&box->shared));
+  atomic_store(&box->owner, self);
+  atomic_store(&box->shared, 0);
+  return true;
+}
+
+/* ---- The runner ---- */
+
+/* Its first look at `owner` only keeps other threads from writing to `own`. */
+static bool begin_own(mailbox *box, const void *self, int tid) {
+  if (atomic_load_explicit(&box->owner, memory_order_relaxed) != self ||
+      atomic_load_explicit(&box->own, memory_order_relaxed) != 0)
+    return false;
+  atomic_store_explicit(&box->own, tid, memory_order_release);
+  atomic_signal_fence(memory_order_seq_cst); /* who takes it back has a barrier for the processor */
+  if (atomic_load_explicit(&box->owner, memory_order_acquire) == self &&
+      mailbox_look(box) == MAILBOX_FREE)
+    return true;
+  atomic_store(&box->own, 0);
+  ring_bell(box);
+  return false;
+}
+
+static void leave(_Atomic int *place, mailbox *box) {
+  if (mailbox_look(box) != MAILBOX_FREE)
+    ring_bell(box);
+  atomic_store_explicit(place, 0, memory_order_release); /* behind this the mailbox may be gone */
+}
+
+static bool begin_shared(mailbox *box, const void *self, int tid) {
+  for (;;) {
+    int before = 0;
+    if (!atomic_compare_exchange_strong(&box->shared, &before, tid)) {
+      if (before > 0)
+        return false;
+      sched_yield();
+      continue;
+    }
+    take_back(box, self);
+    bool busy = atomic_load(&box->own) > 0;
+    if (!busy && mailbox_look(box) == MAILBOX_FREE)
+      return true;
+    atomic_store(&box->shared, -tid);
+    leave(&box->shared, box);
+    if (busy)
+      return false;
+    for (mailbox_word word; (word = mailbox_look(box)) != MAILBOX_FREE;)
+      wait_while(box, word, false);
+  }
+}
+
+bool mailbox_begin(mailbox *box, const void *self, int tid) {
+  return begin_own(box, self, tid) || begin_shared(box, self, tid);
+}
+
+void mailbox_end(mailbox *box, const void *self, int tid) {
+  bool shared = atomic_load_explicit(&box->shared, memory_order_relaxed) == tid;
+  if (shared && ++box->undisturbed > UNDISTURBED && give(box, self))
+    shared = false;
+  if (shared) {
+    atomic_store(&box->shared, -tid);
+    leave(&box->shared, box);
+  } else {
+    atomic_store_explicit(&box->own, -tid, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    leave(&box->own, box);
+  }
+}
+
+void mailbox_set(mailbox *box, mailbox_word to) {
+  atomic_store(box->word, to);
+  if (atomic_load(&box->sleepers))
+    ring_bell(box);
+}
+
+/* ---- Callers ---- */
+
+bool mailbox_post(mailbox *box) {
+  uint32_t expected = MAILBOX_FREE;
+  return atomic_compare_exchange_strong(box->word, &expected, MAILBOX_POSTED);
+}
+
+bool mailbox_own(mailbox *box, const void *self) {
+  bool disturbs = atomic_load(&box->owner) != self;
+  if (disturbs)
+    take_back(box, self);
+  if (mailbox_runner(box))
+    return false;
+  if (disturbs)
+    box->undisturbed = 0;
+  atomic_store(box->word, MAILBOX_OWNED);
+  return true;
 }

@@ -10,23 +10,26 @@
 /* Not for ever: its thread may be waiting for a core. */
 static void let_it_run(ls_controller *c) {
   enum { TRIES = 2000 };
-  for (int i = 0; i < TRIES && mailbox_look(&c->box) == MAILBOX_RUNNING; i++) {
+  for (int i = 0; i < TRIES && mailbox_look(&c->box) == MAILBOX_FREE && mailbox_runner(&c->box); i++) {
     if (c->executor->ops->inside(c->executor))
       return;
     __builtin_ia32_pause();
   }
 }
 
-/* Asks a guest that runs. False if it does not any more. */
-static bool ask(ls_controller *c, const request *what, hold *how) {
-  let_it_run(c);
-  c->request = *what;
-  if (!mailbox_move(&c->box, MAILBOX_RUNNING, MAILBOX_POSTED))
-    return false;
-  c->executor->ops->interrupt(c->executor, atomic_load_explicit(&c->tid, memory_order_relaxed));
-  mailbox_word word = mailbox_wait(&c->box, MAILBOX_POSTED);
-  *how = word == MAILBOX_HELD ? HOLD_GUEST : word == MAILBOX_OWNED ? HOLD_IDLE : HOLD_NOTHING;
-  return true;
+/* Asks whoever runs the guest, or takes it if it is idle. */
+static hold ask(ls_controller *c) {
+  mailbox_word word = MAILBOX_POSTED;
+  while (word == MAILBOX_POSTED) {
+    int runner = mailbox_runner(&c->box);
+    if (runner) {
+      c->executor->ops->interrupt(c->executor, runner);
+      word = mailbox_wait_for_answer(&c->box);
+    } else if (mailbox_own(&c->box, controller_self())) {
+      return HOLD_IDLE;
+    }
+  }
+  return word == MAILBOX_HELD ? HOLD_GUEST : HOLD_NOTHING;
 }
 
 /* Takes the turn, and the guest unless it can answer by itself. */
@@ -35,13 +38,10 @@ static ls_status request_hold(ls_controller *c, const request *what, hold *how, 
   if (status)
     return status;
   pthread_mutex_lock(&c->turn);
-  for (;;) {
-    mailbox_word word = mailbox_look(&c->box);
-    *how = word == MAILBOX_HELD ? HOLD_GUEST : HOLD_IDLE;
-    if (word == MAILBOX_RUNNING ? ask(c, what, how)
-                                : word == MAILBOX_HELD || mailbox_move(&c->box, MAILBOX_IDLE, MAILBOX_OWNED))
-      return LS_OK;
-  }
+  let_it_run(c);
+  c->request = *what;
+  *how = mailbox_post(&c->box) ? ask(c) : HOLD_GUEST; /* else it waits already */
+  return LS_OK;
 }
 
 ls_status guest_hold(ls_controller *c, hold *how, ls_error *error) {
@@ -50,10 +50,8 @@ ls_status guest_hold(ls_controller *c, hold *how, ls_error *error) {
 
 void guest_release(ls_controller *c, hold how) {
   const guest *g = &c->guest;
-  if (how == HOLD_IDLE)
-    mailbox_set(&c->box, MAILBOX_IDLE);
-  else if (how == HOLD_GUEST && (!g->paused || g->goal || g->command))
-    mailbox_set(&c->box, MAILBOX_RUNNING);
+  if (how == HOLD_IDLE || (how == HOLD_GUEST && (!g->paused || g->goal || g->command)))
+    mailbox_set(&c->box, MAILBOX_FREE);
   pthread_mutex_unlock(&c->turn);
 }
 
