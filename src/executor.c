@@ -34,6 +34,16 @@ static ls_status resolve_options(const ls_options *given, ls_executor *base, ls_
   return LS_OK;
 }
 
+/* Where guest and executor see the same address, one processor's loads need not wait until its stores have
+ * left for memory. */
+static control_cells *control_of(ls_kind kind, const sandbox *box) {
+  uint64_t address = box->layout.control;
+  if (kind == LS_SIGNAL)
+    return (control_cells *)address;
+  uint32_t window = sandbox_window(box, address, LS_CONTROL_SIZE);
+  return (control_cells *)(box->alias + box->offset[window] + (address - box->layout.windows[window].address));
+}
+
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error) {
   if (!layout || !executor || (kind != LS_SIGNAL && kind != LS_PTRACE))
@@ -45,11 +55,9 @@ ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_opt
   status = sandbox_create(&base.box, layout, error);
   if (status)
     return status;
-  uint32_t window = sandbox_window(&base.box, layout->control, LS_CONTROL_SIZE);
-  base.control = (control_cells *)(base.box.alias + base.box.offset[window] +
-                                   (layout->control - layout->windows[window].address));
   if (kind == LS_SIGNAL)
     status = sandbox_map(&base.box, error);
+  base.control = control_of(kind, &base.box);
   if (!status)
     status = (kind == LS_SIGNAL ? signal_executor_create : ptrace_executor_create)(&base, executor, error);
   if (status)
@@ -183,12 +191,14 @@ static void place_in_image(const ls_image *image, ls_outcome *outcome) {
 /* A jump to the gate: which exit point was it? None if the guest found the gate by itself. */
 void executor_left(const ls_executor *executor, ls_outcome *outcome) {
   const image_exit *at = image_exit_at(executor->image, executor->control->exit);
-  ls_stop *stop = &outcome->stop;
-  *stop = (ls_stop){.kind = LS_STOP_EXIT};
-  set_place(executor->image, stop, at ? at->instruction : LS_NONE, at ? at->part : LS_PART_BODY);
-  if (!at)
+  if (!at) {
+    outcome->stop = (ls_stop){.kind = LS_STOP_EXIT, .instruction = LS_NONE, .part = LS_PART_BODY};
     return;
-  stop->kind = at->kind;
+  }
+  outcome->stop = (ls_stop){.kind = at->kind,
+                            .instruction = at->instruction,
+                            .part = at->part,
+                            .id = image_id(executor->image, at->instruction)};
   outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
 }
 
@@ -209,7 +219,8 @@ static ls_status resume(ls_executor *executor, const ls_run *run, ls_outcome *ou
 
 /* Executes the one instruction again, which takes a few nanoseconds from the way in, of which the kernel
  * knows nothing: a fault of its own comes again. Else the guest goes on. */
-static ls_status go_past(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
+RARE static ls_status go_past(ls_executor *executor, const ls_run *run, ls_outcome *outcome,
+                              ls_error *error) {
   ls_run again = *run;
   again.state = &outcome->state;
   while (is_doubtful(run, outcome)) {

@@ -9,12 +9,16 @@
  * sample is due, and can go on at state.rip (executor_go). */
 #define LS_STOP_INTERRUPTED LS_STOP_KINDS
 
+/* For what a run mostly does without: kept out of functions that every run goes through, so that these are
+ * short and save few registers. */
+#define RARE __attribute__((cold, noinline))
+
 typedef struct executor_ops {
   /* Runs from guest address `entry` with the control cells and executor->time_left as they are; arguments
    * checked, an image loaded. Fills outcome->state (rip: where it stopped, or the gate's address after a jump
-   * to it), outcome->touched and of outcome->stop all but instruction, part and id. A jump to the gate is
-   * LS_STOP_EXIT. run->state may be &outcome->state: then that holds the state to go on with after every
-   * interruption, and is as it was if nothing ran.
+   * to it), outcome->touched and of outcome->stop all but instruction, part and id; after a jump to the gate,
+   * which is LS_STOP_EXIT, only the kind. run->state may be &outcome->state: then that holds the state to go
+   * on with after every interruption, and is as it was if nothing ran.
    *
    * While *executor->attention is not 0 no guest runs: it is not entered, or leaves once `interrupt` has
    * rung, and the stop is LS_STOP_INTERRUPTED; so it is with a tick while executor->sampling. A guest that is
@@ -43,7 +47,7 @@ struct ls_executor {
   ls_vectors vectors; /* resolved */
   ls_options options; /* resolved: no zeros */
   const ls_image *image;
-  struct control_cells *control; /* in the alias of box */
+  struct control_cells *control; /* layout.control as this process sees it */
   sandbox box;
   _Atomic uint32_t *attention; /* set by create; 0 but for controllers */
   uint64_t tick_ns;            /* period of the timer */

@@ -44,10 +44,6 @@ const uint32_t *fork_epoch(void) {
   return epoch_page;
 }
 
-bool sandbox_forked(const sandbox *box) {
-  return __atomic_load_n(box->epoch, __ATOMIC_RELAXED) != box->epoch_value;
-}
-
 /* ---- The memfd and its alias ---- */
 
 static uint64_t memfd_size(const sandbox *box) {

@@ -85,8 +85,10 @@ enum { SANDBOX_MAPPINGS_MAX = 3 * LS_WINDOWS_MAX };
 uint32_t sandbox_mappings(const sandbox *box, sandbox_mapping mappings[SANDBOX_MAPPINGS_MAX]);
 
 /* True in a process that forked since the sandbox was made or last renewed: its memfd is still shared with
- * the parent. Costs one load. */
-bool sandbox_forked(const sandbox *box);
+ * the parent. */
+static inline bool sandbox_forked(const sandbox *box) {
+  return __atomic_load_n(box->epoch, __ATOMIC_RELAXED) != box->epoch_value;
+}
 
 /* Gives a forked process a memfd of its own with the same contents, at the same alias and guest addresses. A
  * window that was reserved is abandoned: who was about to commit it is not in this process. */

@@ -38,8 +38,8 @@ typedef struct control {
   floor_answer answer;
   floor_spinner *spinner; /* of the peer, shared with it */
   pid_t peer;             /* spins for PTRACE_INTERRUPT */
-  void *code;             /* the one instruction, for floors */
-  uint8_t *xsave;         /* a state for it */
+  uint8_t *code[2];       /* the one instruction, for floors: leaves to floor_gate_leave, floor_leave */
+  uint8_t *xsave;         /* a state for the latter */
   ls_program many[2];     /* of MANY instructions, at different addresses */
   ls_program most[2];     /* as many as there can be */
   ls_image *image;
@@ -235,14 +235,14 @@ static void loop_bare(void *suite, int times) {
   control *c = suite;
   static ls_state out;
   for (int i = 0; i < times; i++)
-    floor_run(&c->start, &out, c->code, ls_vectors_available());
+    floor_gate(&c->start, &out, c->code[0], ls_vectors_available());
 }
 
 static void loop_bare_x87(void *suite, int times) {
   control *c = suite;
   static ls_state out;
   for (int i = 0; i < times; i++)
-    floor_run_xsave(&c->start, &out, c->code, c->xsave);
+    floor_run_xsave(&c->start, &out, c->code[1], c->xsave);
   __asm__ volatile("fninit");
 }
 
@@ -415,15 +415,25 @@ static ls_status make_guests(control *c, ls_error *error) {
   return status;
 }
 
-static void make_floors(control *c, int other) {
+static void make_floor_code(control *c) {
   static const uint8_t code[] = {BENCH_NOP, 0xff, 0x25, 0, 0, 0, 0};
-  c->code = mmap(NULL, LS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  c->xsave = aligned_alloc(64, XSAVE_ROOM);
-  if (c->code == MAP_FAILED || !c->xsave)
+  const void *const leave[] = {floor_gate_leave, floor_leave};
+  uint8_t *page = mmap(NULL, LS_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED)
     bench_give_up("floor", "no memory");
-  memcpy(c->code, code, sizeof code);
-  memcpy((uint8_t *)c->code + sizeof code, &floor_leave, sizeof floor_leave);
-  mprotect(c->code, LS_PAGE, PROT_READ | PROT_EXEC);
+  for (int i = 0; i < 2; i++) {
+    c->code[i] = page + i * LS_PAGE / 2;
+    memcpy(c->code[i], code, sizeof code);
+    memcpy(c->code[i] + sizeof code, &leave[i], sizeof leave[i]);
+  }
+  mprotect(page, LS_PAGE, PROT_READ | PROT_EXEC);
+}
+
+static void make_floors(control *c, int other) {
+  make_floor_code(c);
+  c->xsave = aligned_alloc(64, XSAVE_ROOM);
+  if (!c->xsave)
+    bench_give_up("floor", "no memory");
   memset(c->xsave, 0, XSAVE_ROOM);
   floor_fill_xsave(c->xsave);
   c->spinner = mmap(NULL, LS_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -460,8 +470,8 @@ static void destroy(void *suite) {
     free((void *)c->most[i].instructions);
   }
   ls_image_destroy(c->image);
-  if (c->code)
-    munmap(c->code, LS_PAGE);
+  if (c->code[0])
+    munmap(c->code[0], LS_PAGE);
   if (c->spinner)
     munmap(c->spinner, LS_PAGE);
   free(c->xsave);

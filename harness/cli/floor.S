@@ -1,5 +1,7 @@
-/* Bare ways in and out, for `lockstep bench`. No guest flags, no selectors, no safety: only what must be paid.
+/* Bare ways in and out, for `lockstep bench`. No selectors, no safety, and only in floor_gate flags and MXCSR: what must
+ * be paid.
  *   void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
+ *   void floor_gate(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
  *   void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area);
  *   void floor_spin(const ls_state *in, floor_spinner *spinner, ls_vectors vectors);
  *   void floor_steps(const ls_state *in, uint64_t rounds, ls_vectors vectors); */
@@ -17,7 +19,7 @@ host_rsp:   .quad 0
 out_state:  .quad 0
 target:     .quad 0
 guest_rax:  .quad 0
-guest_rcx:  .quad 0
+guest_rsp:  .quad 0
 mode:       .quad 0
 xsave_area: .quad 0
 
@@ -84,16 +86,28 @@ xsave_area: .quad 0
 5:
 .endm
 
-/* All GPRs from the state at %rdi, then to the code. */
-enter_guest:
-  mov %rsp, host_rsp(%rip)
-  mov %rsi, out_state(%rip)
-  mov %rdx, target(%rip)
+/* All vectors to the state at %rax. */
+.macro store_vectors
+  cmp $3, %edx
+  je 3f
+  cmp $2, %edx
+  je 2f
+  xmm_all store, %rax
+  jmp 4f
+2:
+  ymm_all store, %rax
+  jmp 4f
+3:
+  zmm_all store, %rax
+4:
+.endm
+
+/* All general registers but RDI and RSP. */
+.macro load_general
   mov STATE_GPR+0(%rdi), %rax
   mov STATE_GPR+8(%rdi), %rcx
   mov STATE_GPR+16(%rdi), %rdx
   mov STATE_GPR+24(%rdi), %rbx
-  mov STATE_GPR+32(%rdi), %rsp
   mov STATE_GPR+40(%rdi), %rbp
   mov STATE_GPR+48(%rdi), %rsi
   mov STATE_GPR+64(%rdi), %r8
@@ -104,16 +118,13 @@ enter_guest:
   mov STATE_GPR+104(%rdi), %r13
   mov STATE_GPR+112(%rdi), %r14
   mov STATE_GPR+120(%rdi), %r15
-  mov STATE_GPR+56(%rdi), %rdi
-  jmp *target(%rip)
+.endm
 
-leave_guest:
-  mov %rax, guest_rax(%rip)
-  mov out_state(%rip), %rax
+/* All but RAX and RSP. */
+.macro store_general
   mov %rcx, STATE_GPR+8(%rax)
   mov %rdx, STATE_GPR+16(%rax)
   mov %rbx, STATE_GPR+24(%rax)
-  mov %rsp, STATE_GPR+32(%rax)
   mov %rbp, STATE_GPR+40(%rax)
   mov %rsi, STATE_GPR+48(%rax)
   mov %rdi, STATE_GPR+56(%rax)
@@ -125,51 +136,99 @@ leave_guest:
   mov %r13, STATE_GPR+104(%rax)
   mov %r14, STATE_GPR+112(%rax)
   mov %r15, STATE_GPR+120(%rax)
+.endm
+
+/* All GPRs from the state at %rdi, then to the code. */
+enter_guest:
+  mov %rsp, host_rsp(%rip)
+  mov %rsi, out_state(%rip)
+  mov %rdx, target(%rip)
+  load_general
+  mov STATE_GPR+32(%rdi), %rsp
+  mov STATE_GPR+56(%rdi), %rdi
+  jmp *target(%rip)
+
+leave_guest:
+  mov %rax, guest_rax(%rip)
+  mov out_state(%rip), %rax
+  store_general
+  mov %rsp, STATE_GPR+32(%rax)
   mov guest_rax(%rip), %rcx
   mov %rcx, STATE_GPR+0(%rax)
   mov host_rsp(%rip), %rsp
-  cmpl $3, mode(%rip)
-  je leave_zmm
-  cmpl $2, mode(%rip)
-  je leave_ymm
-  cmpl $1, mode(%rip)
-  je leave_xmm
-  mov %rax, %rdi
+  mov mode(%rip), %edx
+  test %edx, %edx
+  jz leave_by_xsave
+  store_vectors
+left:
+  RESTORE_CALLEE_SAVED
+  ret
+
+leave_by_xsave:
   mov xsave_area(%rip), %rcx
   mov $-1, %eax
   mov $-1, %edx
   xsave64 (%rcx)
   jmp left
-leave_zmm:
-  zmm_all store, %rax
-  jmp left
-leave_ymm:
-  ymm_all store, %rax
-  jmp left
-leave_xmm:
-  xmm_all store, %rax
-left:
-  RESTORE_CALLEE_SAVED
-  ret
 
   .globl floor_run
   .type floor_run, @function
 floor_run:
   SAVE_CALLEE_SAVED
+  mov %rdx, %rax
+  mov %ecx, %edx
   mov %ecx, mode(%rip)
-  cmp $3, %ecx
-  je 1f
-  cmp $2, %ecx
-  je 2f
-  xmm_all load, %rdi
-  jmp enter_guest
-2:
-  ymm_all load, %rdi
-  jmp enter_guest
-1:
-  zmm_all load, %rdi
+  load_vectors
+  mov %rax, %rdx
   jmp enter_guest
   .size floor_run, . - floor_run
+
+/* As floor_run, with all of a state that user code can hold but x87: RFLAGS and MXCSR too, and the host's back. The code
+ * returns to floor_gate_leave. */
+  .globl floor_gate
+  .type floor_gate, @function
+floor_gate:
+  SAVE_CALLEE_SAVED
+  sub $8, %rsp
+  stmxcsr (%rsp)
+  mov %edx, %eax
+  mov %rdx, target(%rip)
+  mov %rsi, out_state(%rip)
+  mov %ecx, %edx
+  mov %ecx, mode(%rip)
+  load_vectors
+  ldmxcsr STATE_MXCSR(%rdi)
+  mov %rsp, host_rsp(%rip)
+  pushq STATE_RFLAGS(%rdi)
+  popfq
+  load_general
+  mov STATE_GPR+32(%rdi), %rsp
+  mov STATE_GPR+56(%rdi), %rdi
+  jmp *target(%rip)
+
+gate_leave:
+  mov %rsp, guest_rsp(%rip)
+  mov host_rsp(%rip), %rsp
+  pushfq
+  pushq $0x202
+  popfq
+  mov %rax, guest_rax(%rip)
+  mov out_state(%rip), %rax
+  popq STATE_RFLAGS(%rax)
+  store_general
+  mov guest_rsp(%rip), %rcx
+  mov %rcx, STATE_GPR+32(%rax)
+  mov guest_rax(%rip), %rcx
+  mov %rcx, STATE_GPR+0(%rax)
+  mov mode(%rip), %edx
+  store_vectors
+  stmxcsr STATE_MXCSR(%rax)
+  ldmxcsr (%rsp)
+  forget_vectors
+  add $8, %rsp
+  RESTORE_CALLEE_SAVED
+  ret
+  .size floor_gate, . - floor_gate
 
   .globl floor_run_xsave
   .type floor_run_xsave, @function
@@ -240,8 +299,9 @@ floor_steps:
   .size floor_steps, . - floor_steps
 
   .section .data.rel.ro, "aw"
-  .globl floor_leave
+  .globl floor_leave, floor_gate_leave
   .align 8
 floor_leave: .quad leave_guest
+floor_gate_leave: .quad gate_leave
 
   .section .note.GNU-stack, "", @progbits

@@ -9,14 +9,18 @@
  * stores all registers to *out. Vectors as wide as `vectors` says. */
 void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
 
-/* The same with XRSTOR and XSAVE of `area` (aligned to 64, all of XCR0) in place of the moves of vectors. */
+/* The same with RFLAGS and MXCSR, which are the host's again at the return: by POPF, PUSHF, LDMXCSR and
+ * STMXCSR. The code must end with `jmp *floor_gate_leave`. */
+void floor_gate(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
+
+/* As floor_run with XRSTOR and XSAVE of `area` (aligned to 64, all of XCR0) in place of the moves of vectors. */
 void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area);
 
 /* Makes `area` what XRSTOR takes: XSAVE of what the registers hold now, all components of XCR0 in use. */
 void floor_fill_xsave(void *area);
 
-/* Where code run by the two above jumps to. */
-extern const void *const floor_leave;
+/* Where code run by those above jumps to. */
+extern const void *const floor_leave, *const floor_gate_leave;
 
 enum { FLOOR_ROUND = 8 }; /* six nops, dec, jnz */
 

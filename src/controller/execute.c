@@ -210,7 +210,8 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
   executor->control->fuel = limits && limits->fuel ? limits->fuel : UINT64_MAX;
   executor->time_left = limits && limits->limit_ms ? time_for(executor, limits->limit_ms) : TIME_ENDLESS;
   state->rip = address;
-  state->cs = CS_USER;
+  if (state->cs != CS_USER) /* the gate reads it together with SS, which takes long just after a store */
+    state->cs = CS_USER;
   state->fs = state->gs = 0;
   return LS_OK;
 }
@@ -262,6 +263,18 @@ static void end_and_call_back(ls_controller *c, const ls_stop *stop) {
     atomic_fetch_sub(&c->executing, 1);
 }
 
+/* Field by field, as it was written a moment ago: a load that needs more than one store waits for memory. */
+static void copy_stop(const ls_stop *from, ls_stop *to) {
+  to->kind = from->kind;
+  to->instruction = from->instruction;
+  to->part = from->part;
+  to->id = from->id;
+  to->signal = from->signal;
+  to->code = from->code;
+  to->address = from->address;
+  to->number = from->number;
+}
+
 ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop, ls_error *error) {
   if (!c || !stop)
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
@@ -275,7 +288,7 @@ ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_
   if (ran)
     status = run_guest(c, error);
   if (!status)
-    *stop = c->guest.outcome.stop;
+    copy_stop(&c->guest.outcome.stop, stop);
   if (!status && c->on_exit)
     end_and_call_back(c, stop);
   else

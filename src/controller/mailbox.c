@@ -155,8 +155,7 @@ static bool begin_own(mailbox *box, const void *self, int tid) {
     return false;
   atomic_store_explicit(&box->own, tid, memory_order_release);
   atomic_signal_fence(memory_order_seq_cst); /* who takes it back has a barrier for the processor */
-  if (atomic_load_explicit(&box->owner, memory_order_acquire) == self &&
-      mailbox_look(box) == MAILBOX_FREE)
+  if (atomic_load_explicit(&box->owner, memory_order_acquire) == self && mailbox_look(box) == MAILBOX_FREE)
     return true;
   atomic_store(&box->own, 0);
   ring_bell(box);

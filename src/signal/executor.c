@@ -19,7 +19,7 @@ enum { XMM_SIZE = 16, YMM_SIZE = 32, ZMM_SIZE = 64, LOW_REGISTERS = 16 };
 
 /* The gate leaves the x87 as after FNINIT with the host's FCW. Sticky flags that the host had must be put
  * back through the environment (SDM vol. 1, 8.1.10). */
-static void restore_fsw(uint16_t fsw) {
+RARE static void restore_fsw(uint16_t fsw) {
   struct {
     uint32_t fcw, fsw, rest[5];
   } environment;
@@ -29,9 +29,7 @@ static void restore_fsw(uint16_t fsw) {
 }
 
 /* What the gate does not store with narrow vectors is as it was at the start. */
-static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *state) {
-  if (vectors == LS_VECTORS_AVX512)
-    return;
+RARE static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *state) {
   size_t size = vectors == LS_VECTORS_AVX ? YMM_SIZE : XMM_SIZE;
   for (int i = 0; i < LOW_REGISTERS; i++)
     memcpy(state->zmm[i] + size, start->zmm[i] + size, ZMM_SIZE - size);
@@ -41,7 +39,7 @@ static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *
 
 static void finish(const signal_executor *executor, const ls_run *run, ls_outcome *outcome) {
   ls_state *state = &outcome->state;
-  if (state != run->state)
+  if (executor->base.vectors != LS_VECTORS_AVX512 && state != run->state)
     finish_vectors(executor->base.vectors, run->state, state);
   state->reserved0 = 0;
   state->reserved1 = 0;
@@ -50,10 +48,8 @@ static void finish(const signal_executor *executor, const ls_run *run, ls_outcom
   outcome->reserved = 0;
 }
 
-static uint32_t prepare_steps(const signal_executor *executor, const ls_state *state, uint64_t entry,
-                              thread_record *record) {
-  if (!record->steps_left)
-    return 0;
+RARE static uint32_t prepare_steps(const signal_executor *executor, const ls_state *state, uint64_t entry,
+                                   thread_record *record) {
   record->guest_tf = (state->rflags & RFLAGS_TF) != 0;
   handler_expect_step(record, executor, entry, state->gpr[LS_RSP]);
   return GATE_FORCE_TF;
@@ -62,8 +58,9 @@ static uint32_t prepare_steps(const signal_executor *executor, const ls_state *s
 static uint64_t enter(signal_executor *executor, const ls_state *state, uint64_t entry, uint32_t uses) {
   gate_data *data = executor->data;
   data->entry = entry;
-  data->flags = executor->gate_flags | (uses & LS_USES_X87 ? GATE_USES_X87 : 0) |
-                prepare_steps(executor, state, entry, data->record);
+  data->flags = executor->gate_flags | (uses & LS_USES_X87 ? GATE_USES_X87 : 0);
+  if (data->record->steps_left)
+    data->flags |= prepare_steps(executor, state, entry, data->record);
   if (!(uses & LS_USES_X87))
     return executor->enter(state);
   uint16_t fsw;
@@ -83,14 +80,16 @@ static bool in_passing(const signal_executor *executor, uint64_t how, const ls_o
 }
 
 /* Enters the guest as often as it must leave only because the kernel could not return to it. */
-static uint64_t pass_gate(signal_executor *executor, const ls_run *run, uint64_t entry, ls_outcome *outcome) {
+static uint64_t enter_again(signal_executor *executor, const ls_run *run, uint64_t entry, uint64_t how,
+                            ls_outcome *outcome) {
   const ls_state *state = run->state;
-  uint64_t how;
-  while (in_passing(executor, how = enter(executor, state, entry, run->uses), outcome))
+  while (in_passing(executor, how, outcome)) {
     if (how == GATE_STOPPED) {
       state = &outcome->state;
       entry = state->rip;
     }
+    how = enter(executor, state, entry, run->uses);
+  }
   if (how == GATE_INTERRUPTED) {
     if (state != &outcome->state)
       outcome->state = *state;
@@ -98,6 +97,26 @@ static uint64_t pass_gate(signal_executor *executor, const ls_run *run, uint64_t
     outcome->stop = (ls_stop){.kind = LS_STOP_INTERRUPTED};
   }
   return how;
+}
+
+static void left(const signal_executor *executor, const ls_run *run, ls_outcome *outcome) {
+  outcome->state.rip = executor->base.box.layout.gate;
+  outcome->stop.kind = LS_STOP_EXIT;
+  finish(executor, run, outcome);
+}
+
+/* The guest has not jumped to the gate, at least not yet. */
+RARE static ls_status stopped(signal_executor *executor, const ls_run *run, uint64_t entry, uint64_t how,
+                              ls_outcome *outcome, ls_error *error) {
+  how = enter_again(executor, run, entry, how, outcome);
+  if (how == GATE_REFUSED)
+    return error_set(error, LS_ERR_STATE, 0, LS_NONE,
+                     "the CPU refuses the state: look at MXCSR's reserved bits, DS, ES and SS");
+  if (how == GATE_EXITED)
+    left(executor, run, outcome);
+  else
+    finish(executor, run, outcome);
+  return LS_OK;
 }
 
 static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_outcome *outcome,
@@ -108,18 +127,12 @@ static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_ou
     if (status)
       return status;
   }
-  thread_record *record = thread_current;
-  record->steps_left = run->steps;
+  executor->data->record->steps_left = run->steps;
   executor->data->outcome = outcome;
-  uint64_t how = pass_gate(executor, run, entry, outcome);
-  if (how == GATE_REFUSED)
-    return error_set(error, LS_ERR_STATE, 0, LS_NONE,
-                     "the CPU refuses the state: look at MXCSR's reserved bits, DS, ES and SS");
-  if (how == GATE_EXITED) {
-    outcome->state.rip = base->box.layout.gate;
-    outcome->stop = (ls_stop){.kind = LS_STOP_EXIT};
-  }
-  finish(executor, run, outcome);
+  uint64_t how = enter(executor, run->state, entry, run->uses);
+  if (how != GATE_EXITED)
+    return stopped(executor, run, entry, how, outcome, error);
+  left(executor, run, outcome);
   return LS_OK;
 }
 
