@@ -10,15 +10,12 @@
 
 enum { STACK_WINDOW = 3 /* of ls_layout_default */ };
 
-const void *controller_self(void) {
-  static _Thread_local char self;
-  return &self;
-}
+_Thread_local controller_thread controller_current;
 
 /* ---- Forks ---- */
 
 /* Locks may have been held and the mailbox in use by threads that are not in this process. */
-static void start_anew(ls_controller *c) {
+static void open_anew(ls_controller *c) {
   pthread_mutex_init(&c->turn, NULL);
   pthread_mutex_init(&c->building, NULL);
   mailbox_open(&c->box, c->executor->attention);
@@ -30,13 +27,11 @@ static void start_anew(ls_controller *c) {
   atomic_store(&c->executing, execute_callbacks(c, false));
 }
 
-void controller_renew(ls_controller *c) {
+void controller_start_anew(ls_controller *c) {
   uint32_t now = *fork_epoch();
-  if (now == atomic_load_explicit(&c->epoch, memory_order_acquire))
-    return;
   uint32_t before = atomic_load(&c->renewing); /* of any process, should that have forked while it renewed */
   if (before != now && atomic_compare_exchange_strong(&c->renewing, &before, now)) {
-    start_anew(c);
+    open_anew(c);
     atomic_store_explicit(&c->epoch, now, memory_order_release);
   }
   while (atomic_load_explicit(&c->epoch, memory_order_acquire) != now)
@@ -98,9 +93,10 @@ static ls_status fill_in(ls_controller *c, ls_kind kind, const ls_controller_opt
   ls_status status = make_executor(c, kind, options, error);
   if (status)
     return status;
-  start_anew(c);
-  atomic_store(&c->epoch, *fork_epoch());
-  atomic_store(&c->renewing, *fork_epoch());
+  open_anew(c);
+  c->now = fork_epoch();
+  atomic_store(&c->epoch, *c->now);
+  atomic_store(&c->renewing, *c->now);
   return LS_OK;
 }
 

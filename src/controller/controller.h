@@ -33,7 +33,8 @@ typedef struct guest {
   ls_run run;         /* its state is outcome's */
   goal *goal;         /* that somebody waits for, or NULL */
   goal *reached;      /* the same, done: to be told once the guest waits */
-  bool paused;        /* without a goal it waits */
+  uint64_t entry_id, entry; /* of the last run: an instruction and its address in the code in force; or 0 */
+  bool paused;              /* without a goal it waits */
   command command;
   uint64_t gone;
 } guest;
@@ -73,18 +74,36 @@ struct ls_controller {
   sampler sampler;
   ls_exit_callback on_exit;
   void *context;
+  const uint32_t *now; /* fork_epoch() */
   _Atomic uint32_t epoch,
-      renewing; /* fork_epoch() of the process that it is good in; that it is made good in */
+      renewing; /* *now of the process that it is good in; that it is made good in */
 };
 
-/* What tells the calling thread from all others: the address of a thread-local variable. */
-const void *controller_self(void);
+/* The calling thread: what tells it from all others is the address. */
+typedef struct controller_thread {
+  uint32_t asked_in; /* process, by its fork_epoch(), in which the kernel was asked for the id */
+  int tid;
+} controller_thread;
+
+extern _Thread_local controller_thread controller_current
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+static inline const void *controller_self(void) {
+  return &controller_current;
+}
 
 /* Begins a call other than ls_execute: LS_ERR_BUSY from inside a visitor or a sample callback. */
 ls_status controller_enter(ls_controller *c, ls_error *error);
 
-/* After a fork the guest is idle, and no other thread is in any call. */
-void controller_renew(ls_controller *c);
+/* Of a process that has forked. */
+void controller_start_anew(ls_controller *c);
+
+/* After a fork the guest is idle, and no other thread is in any call. (The page that tells is wiped by fork,
+ * and set by fork_epoch in whoever asks first.) */
+static inline void controller_renew(ls_controller *c) {
+  if (*c->now != atomic_load_explicit(&c->epoch, memory_order_acquire))
+    controller_start_anew(c);
+}
 
 /* For who has the guest: in a process that has forked, its memory and code become this process's own, as they
  * were when it forked. */

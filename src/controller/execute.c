@@ -171,16 +171,20 @@ static ls_status run_guest(ls_controller *c, ls_error *error) {
 
 /* ---- Beginning and ending ---- */
 
-/* Asked of the kernel once in each thread of each process. */
 static int thread_id(const ls_controller *c) {
   uint32_t epoch = atomic_load_explicit(&c->epoch, memory_order_relaxed);
-  static _Thread_local uint32_t asked_in;
-  static _Thread_local int tid;
-  if (asked_in != epoch) {
-    tid = (int)syscall(SYS_gettid);
-    asked_in = epoch;
+  if (controller_current.asked_in != epoch)
+    controller_current = (controller_thread){.asked_in = epoch, .tid = (int)syscall(SYS_gettid)};
+  return controller_current.tid;
+}
+
+static uint64_t entry_of(ls_controller *c, uint64_t id) {
+  guest *g = &c->guest;
+  if (!g->entry || g->entry_id != id) {
+    g->entry = place_of(c, id);
+    g->entry_id = id;
   }
-  return tid;
+  return g->entry;
 }
 
 /* Becomes the thread that runs the guest, unless there is one. */
@@ -197,7 +201,7 @@ static ls_status begin(ls_controller *c, ls_error *error) {
 static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits, ls_error *error) {
   ls_executor *executor = c->executor;
   ls_state *state = &c->guest.outcome.state;
-  uint64_t address = place_of(c, id);
+  uint64_t address = entry_of(c, id);
   if (!address)
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "%s",
                      c->loaded ? "the code has no instruction of that id"

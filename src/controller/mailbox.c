@@ -38,7 +38,7 @@ uint32_t word_wait(_Atomic uint32_t *word, uint32_t now, uint32_t asleep) {
 }
 
 /* What has changed was written before; who is about to sleep says so before it looks for the last time. */
-static void ring_bell(mailbox *box) {
+void mailbox_ring_bell(mailbox *box) {
   atomic_fetch_add(&box->bell, 1);
   if (atomic_load(&box->sleepers))
     word_wake(&box->bell);
@@ -74,10 +74,6 @@ void mailbox_open(mailbox *box, _Atomic uint32_t *word) {
   box->candidate = NULL;
   box->undisturbed = 0;
   atomic_store(word, MAILBOX_FREE);
-}
-
-mailbox_word mailbox_look(const mailbox *box) {
-  return (mailbox_word)atomic_load(box->word);
 }
 
 int mailbox_runner(const mailbox *box) {
@@ -148,27 +144,13 @@ static bool give(mailbox *box, const void *self) {
 
 /* ---- The runner ---- */
 
-/* Its first look at `owner` only keeps other threads from writing to `own`. */
-static bool begin_own(mailbox *box, const void *self, int tid) {
-  if (atomic_load_explicit(&box->owner, memory_order_relaxed) != self ||
-      atomic_load_explicit(&box->own, memory_order_relaxed) != 0)
-    return false;
-  atomic_store_explicit(&box->own, tid, memory_order_release);
-  atomic_signal_fence(memory_order_seq_cst); /* who takes it back has a barrier for the processor */
-  if (atomic_load_explicit(&box->owner, memory_order_acquire) == self && mailbox_look(box) == MAILBOX_FREE)
-    return true;
-  atomic_store(&box->own, 0);
-  ring_bell(box);
-  return false;
-}
-
-static void leave(_Atomic int *place, mailbox *box) {
+static void leave_shared(mailbox *box) {
   if (mailbox_look(box) != MAILBOX_FREE)
-    ring_bell(box);
-  atomic_store_explicit(place, 0, memory_order_release); /* behind this the mailbox may be gone */
+    mailbox_ring_bell(box);
+  atomic_store(&box->shared, 0);
 }
 
-static bool begin_shared(mailbox *box, const void *self, int tid) {
+bool mailbox_begin_shared(mailbox *box, const void *self, int tid) {
   for (;;) {
     int before = 0;
     if (!atomic_compare_exchange_strong(&box->shared, &before, tid)) {
@@ -182,7 +164,7 @@ static bool begin_shared(mailbox *box, const void *self, int tid) {
     if (!busy && mailbox_look(box) == MAILBOX_FREE)
       return true;
     atomic_store(&box->shared, -tid);
-    leave(&box->shared, box);
+    leave_shared(box);
     if (busy)
       return false;
     for (mailbox_word word; (word = mailbox_look(box)) != MAILBOX_FREE;)
@@ -190,28 +172,19 @@ static bool begin_shared(mailbox *box, const void *self, int tid) {
   }
 }
 
-bool mailbox_begin(mailbox *box, const void *self, int tid) {
-  return begin_own(box, self, tid) || begin_shared(box, self, tid);
-}
-
-void mailbox_end(mailbox *box, const void *self, int tid) {
-  bool shared = atomic_load_explicit(&box->shared, memory_order_relaxed) == tid;
-  if (shared && ++box->undisturbed > UNDISTURBED && give(box, self))
-    shared = false;
-  if (shared) {
-    atomic_store(&box->shared, -tid);
-    leave(&box->shared, box);
-  } else {
-    atomic_store_explicit(&box->own, -tid, memory_order_release);
-    atomic_signal_fence(memory_order_seq_cst);
-    leave(&box->own, box);
+void mailbox_end_shared(mailbox *box, const void *self, int tid) {
+  if (++box->undisturbed > UNDISTURBED && give(box, self)) {
+    mailbox_end_own(box, tid);
+    return;
   }
+  atomic_store(&box->shared, -tid);
+  leave_shared(box);
 }
 
 void mailbox_set(mailbox *box, mailbox_word to) {
   atomic_store(box->word, to);
   if (atomic_load(&box->sleepers))
-    ring_bell(box);
+    mailbox_ring_bell(box);
 }
 
 /* ---- Callers ---- */

@@ -26,6 +26,7 @@
 #ifndef LOCKSTEP_CONTROLLER_MAILBOX_H
 #define LOCKSTEP_CONTROLLER_MAILBOX_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -45,16 +46,20 @@ typedef struct mailbox {
 /* Takes over a word, which belongs to nobody now. */
 void mailbox_open(mailbox *box, _Atomic uint32_t *word);
 
-mailbox_word mailbox_look(const mailbox *box);
+static inline mailbox_word mailbox_look(const mailbox *box) {
+  return (mailbox_word)atomic_load(box->word);
+}
 
-/* ---- The runner ---- */
+/* Wakes who sleeps, after something has changed. */
+void mailbox_ring_bell(mailbox *box);
 
-/* Begins a run in the calling thread: `self` tells it from all others, `tid` is its id. Waits while a caller
- * has the guest. False if there is a run already. */
-bool mailbox_begin(mailbox *box, const void *self, int tid);
+/* ---- The runner: `self` tells its thread from all others, `tid` is its id ---- */
+
+/* Begins a run. Waits while a caller has the guest. False if there is a run already. */
+static inline bool mailbox_begin(mailbox *box, const void *self, int tid);
 
 /* Ends it. The mailbox may be gone at the return: mailbox_is_left. */
-void mailbox_end(mailbox *box, const void *self, int tid);
+static inline void mailbox_end(mailbox *box, const void *self, int tid);
 
 /* Of a runner: says that it has answered (FREE) or waits (HELD). Of the caller that has the guest: FREE, it
  * gives it back. */
@@ -87,5 +92,44 @@ bool mailbox_is_left(const mailbox *box);
  * to `asleep`, which tells the other side to call word_wake. Returns the new value. */
 uint32_t word_wait(_Atomic uint32_t *word, uint32_t now, uint32_t asleep);
 void word_wake(_Atomic uint32_t *word);
+
+/* ---- By plain moves: in every run ---- */
+
+bool mailbox_begin_shared(mailbox *box, const void *self, int tid);
+void mailbox_end_shared(mailbox *box, const void *self, int tid);
+
+/* The first look at `owner` only keeps other threads from writing to `own`. Whoever takes the guest back has a
+ * barrier for the processor. */
+static inline bool mailbox_begin_own(mailbox *box, const void *self, int tid) {
+  if (atomic_load_explicit(&box->owner, memory_order_relaxed) != self ||
+      atomic_load_explicit(&box->own, memory_order_relaxed) != 0)
+    return false;
+  atomic_store_explicit(&box->own, tid, memory_order_release);
+  atomic_signal_fence(memory_order_seq_cst);
+  if (atomic_load_explicit(&box->owner, memory_order_acquire) == self && mailbox_look(box) == MAILBOX_FREE)
+    return true;
+  atomic_store(&box->own, 0);
+  mailbox_ring_bell(box);
+  return false;
+}
+
+static inline void mailbox_end_own(mailbox *box, int tid) {
+  atomic_store_explicit(&box->own, -tid, memory_order_release);
+  atomic_signal_fence(memory_order_seq_cst);
+  if (mailbox_look(box) != MAILBOX_FREE)
+    mailbox_ring_bell(box);
+  atomic_store_explicit(&box->own, 0, memory_order_release); /* behind this the mailbox may be gone */
+}
+
+static inline bool mailbox_begin(mailbox *box, const void *self, int tid) {
+  return mailbox_begin_own(box, self, tid) || mailbox_begin_shared(box, self, tid);
+}
+
+static inline void mailbox_end(mailbox *box, const void *self, int tid) {
+  if (atomic_load_explicit(&box->shared, memory_order_relaxed) == tid)
+    mailbox_end_shared(box, self, tid);
+  else
+    mailbox_end_own(box, tid);
+}
 
 #endif

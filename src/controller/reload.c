@@ -44,6 +44,7 @@ static void put_in_place(ls_controller *c, hold how, const ls_window *window) {
   ls_executor_load(executor, next->image, NULL);
   c->current = !c->current;
   c->loaded = true;
+  c->guest.entry = 0;
 }
 
 /* In a process that has forked, memory is still the other's too. */
