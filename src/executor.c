@@ -41,7 +41,8 @@ static control_cells *control_of(ls_kind kind, const sandbox *box) {
   if (kind == LS_SIGNAL)
     return (control_cells *)address;
   uint32_t window = sandbox_window(box, address, LS_CONTROL_SIZE);
-  return (control_cells *)(box->alias + box->offset[window] + (address - box->layout.windows[window].address));
+  return (control_cells *)(box->alias + box->offset[window] +
+                           (address - box->layout.windows[window].address));
 }
 
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
@@ -195,10 +196,7 @@ void executor_left(const ls_executor *executor, ls_outcome *outcome) {
     outcome->stop = (ls_stop){.kind = LS_STOP_EXIT, .instruction = LS_NONE, .part = LS_PART_BODY};
     return;
   }
-  outcome->stop = (ls_stop){.kind = at->kind,
-                            .instruction = at->instruction,
-                            .part = at->part,
-                            .id = image_id(executor->image, at->instruction)};
+  outcome->stop = (ls_stop){.kind = at->kind, .instruction = at->instruction, .part = at->part, .id = at->id};
   outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
 }
 
@@ -219,8 +217,7 @@ static ls_status resume(ls_executor *executor, const ls_run *run, ls_outcome *ou
 
 /* Executes the one instruction again, which takes a few nanoseconds from the way in, of which the kernel
  * knows nothing: a fault of its own comes again. Else the guest goes on. */
-RARE static ls_status go_past(ls_executor *executor, const ls_run *run, ls_outcome *outcome,
-                              ls_error *error) {
+static ls_status go_past(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
   ls_run again = *run;
   again.state = &outcome->state;
   while (is_doubtful(run, outcome)) {
@@ -240,11 +237,9 @@ RARE static ls_status go_past(ls_executor *executor, const ls_run *run, ls_outco
   return LS_OK;
 }
 
-ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
-                      ls_error *error) {
-  ls_status status = executor->ops->run(executor, run, address, outcome, error);
-  if (!status && is_doubtful(run, outcome))
-    status = go_past(executor, run, outcome, error);
+ls_status executor_stopped_inside(ls_executor *executor, const ls_run *run, ls_outcome *outcome,
+                                  ls_error *error) {
+  ls_status status = go_past(executor, run, outcome, error);
   if (status)
     return status;
   if (outcome->stop.kind == LS_STOP_EXIT)

@@ -63,17 +63,28 @@ static inline uint64_t time_for(const ls_executor *executor, uint64_t limit_ms) 
   return limit_ms * UINT64_C(1000000) + executor->tick_ns;
 }
 
+/* The guest has jumped to the gate: completes *outcome with the exit point that it took. */
+void executor_left(const ls_executor *executor, ls_outcome *outcome);
+
+/* What executor_go does with the outcome of a guest that has not jumped to the gate. */
+RARE ls_status executor_stopped_inside(ls_executor *executor, const ls_run *run, ls_outcome *outcome,
+                                       ls_error *error);
+
 /* Goes on with a guest, or starts it: as ops->run, and says in outcome->stop where in the image it stopped. A
  * stop at the gate becomes that at an exit point. What the kernel does to a guest with a non-canonical RSP is
  * no stop: it goes on. */
-ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address, ls_outcome *outcome,
-                      ls_error *error);
+static inline ls_status executor_go(ls_executor *executor, const ls_run *run, uint64_t address,
+                                    ls_outcome *outcome, ls_error *problem) {
+  ls_status status = executor->ops->run(executor, run, address, outcome, problem);
+  if (!status && outcome->stop.kind != LS_STOP_EXIT)
+    return executor_stopped_inside(executor, run, outcome, problem);
+  if (!status)
+    executor_left(executor, outcome);
+  return status;
+}
 
 /* In a process that has forked: makes the executor this process's own. Else nothing. */
 ls_status executor_own(ls_executor *executor, ls_error *error);
-
-/* The guest has jumped to the gate: completes *outcome with the exit point that it took. */
-void executor_left(const ls_executor *executor, ls_outcome *outcome);
 
 /* Each makes its own structure with `struct ls_executor` as first member. `base` holds everything but ops and
  * is moved into it on success; on failure the caller still owns base's sandbox. For the signal executor the
@@ -114,6 +125,7 @@ typedef struct image_exit {
   uint32_t instruction; /* whose link it is */
   ls_part part;
   ls_stop_kind kind; /* LS_STOP_EXIT or LS_STOP_FUEL */
+  uint64_t id;       /* of the instruction */
 } image_exit;
 
 /* The exit point `index` of an image, or NULL: the cell can hold anything, since the guest can write it. */

@@ -13,7 +13,8 @@ void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors v
  * STMXCSR. The code must end with `jmp *floor_gate_leave`. */
 void floor_gate(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
 
-/* As floor_run with XRSTOR and XSAVE of `area` (aligned to 64, all of XCR0) in place of the moves of vectors. */
+/* As floor_run with XRSTOR and XSAVE of `area` (aligned to 64, all of XCR0) in place of the moves of vectors.
+ */
 void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area);
 
 /* Makes `area` what XRSTOR takes: XSAVE of what the registers hold now, all components of XCR0 in use. */

@@ -29,10 +29,10 @@ typedef enum command {
 
 /* What the mailbox's word gives to one thread at a time. */
 typedef struct guest {
-  ls_outcome outcome; /* the state; of an idle guest the stop too, canonical */
-  ls_run run;         /* its state is outcome's */
-  goal *goal;         /* that somebody waits for, or NULL */
-  goal *reached;      /* the same, done: to be told once the guest waits */
+  ls_outcome outcome;       /* the state; of an idle guest the stop too, canonical */
+  ls_run run;               /* its state is outcome's */
+  goal *goal;               /* that somebody waits for, or NULL */
+  goal *reached;            /* the same, done: to be told once the guest waits */
   uint64_t entry_id, entry; /* of the last run: an instruction and its address in the code in force; or 0 */
   bool paused;              /* without a goal it waits */
   command command;
@@ -74,9 +74,8 @@ struct ls_controller {
   sampler sampler;
   ls_exit_callback on_exit;
   void *context;
-  const uint32_t *now; /* fork_epoch() */
-  _Atomic uint32_t epoch,
-      renewing; /* *now of the process that it is good in; that it is made good in */
+  const uint32_t *now;              /* fork_epoch() */
+  _Atomic uint32_t epoch, renewing; /* *now of the process that it is good in; that it is made good in */
 };
 
 /* The calling thread: what tells it from all others is the address. */

@@ -67,12 +67,12 @@ static void count_step(ls_controller *c) {
     reach(&c->guest);
 }
 
-/* How far the guest may go now: steps into run, or the address to stop at. */
-static uint64_t next_target(ls_controller *c) {
+/* Says how far the guest may go now: one instruction, or to a breakpoint. */
+static breakpoint aim(ls_controller *c) {
   guest *g = &c->guest;
-  bool one = g->goal && (g->goal->kind == GOAL_STEPS || !g->goal->moved);
+  bool one = g->goal->kind == GOAL_STEPS || !g->goal->moved;
   g->run.steps = one;
-  return g->goal && !one ? place_of(c, g->goal->id) : 0;
+  return plant(c, one ? 0 : place_of(c, g->goal->id));
 }
 
 /* The instruction may have gone with the code it was in. */
@@ -138,6 +138,8 @@ static void end_by_command(ls_controller *c) {
 /* What a stop means that is not the guest's own. False: it is the end of the run. */
 static bool goes_on(ls_controller *c, const breakpoint *target) {
   ls_outcome *outcome = &c->guest.outcome;
+  if (outcome->stop.kind == LS_STOP_EXIT)
+    return false;
   bool stepped = outcome->stop.kind == LS_STOP_STEPS;
   if (struck(target, outcome)) {
     reach(&c->guest);
@@ -157,11 +159,14 @@ static ls_status run_guest(ls_controller *c, ls_error *error) {
   guest *g = &c->guest;
   ls_outcome *outcome = &g->outcome;
   for (;;) {
-    if (!attend(c)) {
+    if ((g->paused || mailbox_look(&c->box) != MAILBOX_FREE) && !attend(c)) {
       end_by_command(c);
       return LS_OK;
     }
-    breakpoint target = plant(c, next_target(c));
+    breakpoint target = {.address = 0};
+    g->run.steps = 0;
+    if (g->goal)
+      target = aim(c);
     ls_status status = executor_go(c->executor, &g->run, outcome->state.rip, outcome, error);
     remove_breakpoint(&target);
     if (status || !goes_on(c, &target))
@@ -206,7 +211,7 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "%s",
                      c->loaded ? "the code has no instruction of that id"
                                : "no code: ls_update_code comes first");
-  ls_status status = controller_own(c, error);
+  ls_status status = sandbox_forked(&executor->box) ? controller_own(c, error) : LS_OK;
   if (status)
     return status;
   executor->sample_ticks = 0;

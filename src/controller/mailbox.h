@@ -98,8 +98,8 @@ void word_wake(_Atomic uint32_t *word);
 bool mailbox_begin_shared(mailbox *box, const void *self, int tid);
 void mailbox_end_shared(mailbox *box, const void *self, int tid);
 
-/* The first look at `owner` only keeps other threads from writing to `own`. Whoever takes the guest back has a
- * barrier for the processor. */
+/* The first look at `owner` only keeps other threads from writing to `own`. Whoever takes the guest back has
+ * a barrier for the processor. */
 static inline bool mailbox_begin_own(mailbox *box, const void *self, int tid) {
   if (atomic_load_explicit(&box->owner, memory_order_relaxed) != self ||
       atomic_load_explicit(&box->own, memory_order_relaxed) != 0)

@@ -213,6 +213,7 @@ gate_\vectors\()_begin:
   add $8, %rsp
 .Lstore_\vectors:
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
+  stmxcsr STATE_MXCSR(%rax)
   mov %rcx, STATE_GPR + 8(%rax)
   mov %rdx, STATE_GPR + 16(%rax)
   mov %rbx, STATE_GPR + 24(%rax)
@@ -270,7 +271,6 @@ gate_\vectors\()_begin:
   fninit
   fldcw SAVED_FCW(%rsp)
 2:
-  stmxcsr STATE_MXCSR(%rax)
   mov STATE_MXCSR(%rax), %edx
   cmp %edx, SAVED_MXCSR(%rsp)
   je 3f
@@ -311,6 +311,7 @@ gate_\vectors\()_resume:
   xor %r12d, %r12d
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
+  stmxcsr STATE_MXCSR(%rax)
   jmp .Lleave_\vectors
 
 gate_\vectors\()_unstarted:
