@@ -1,6 +1,7 @@
 /* The lockstep command from outside: exit codes, JSON, what it does about bad files and full disks.
  * Usage: test_cli LOCKSTEP. */
 #include <dirent.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -39,6 +40,37 @@ static void expect(const char *line, int expected) {
   int status = run(line);
   if (status != expected)
     fail_msg("%s: exit status %d, expected %d\n%s%s", line, status, expected, output, complaints);
+}
+
+/* Starts a shell line, which should begin with exec, in the scratch directory; *from receives its output. */
+static pid_t start(const char *line, int *from) {
+  int ends[2];
+  assert_int_equal(pipe(ends), 0);
+  pid_t pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0) {
+    dup2(ends[1], STDOUT_FILENO);
+    close(ends[0]);
+    close(ends[1]);
+    execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+    _exit(127);
+  }
+  close(ends[1]);
+  *from = ends[0];
+  return pid;
+}
+
+/* Sends `sig` to what start() began, reads its output to the end; its exit status, or 128 + what killed it.
+ */
+static int interrupt(pid_t pid, int sig, int from) {
+  int status;
+  assert_int_equal(kill(pid, sig), 0);
+  FILE *file = fdopen(from, "r");
+  assert_non_null(file);
+  output[fread(output, 1, OUTPUT_MAX - 1, file)] = 0;
+  fclose(file);
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 static void expect_text(const char *text, const char *part) {
@@ -143,6 +175,37 @@ static void test_generate_and_run(void **state) {
   expect_text(output, "20 entries: ");
   expect("$L generate -n 2 -s 7", 0);
   expect_text(output, "program (");
+}
+
+/* Whenever it is interrupted, what it has written are entries, and nothing else. */
+static void test_writing_interrupted(void **state) {
+  (void)state;
+  expect("seq -f b8%08.0f 200000 >many", 0); /* mov eax, … */
+  for (int round = 0; round < 6; round++) {
+    static const char *const lines[] = {"exec $L import --no-run -o cut many",
+                                        "exec $L generate -n 1000000 -o cut"};
+    int from, sig = round % 2 ? SIGTERM : SIGINT;
+    expect("rm -rf cut", 0);
+    pid_t pid = start(lines[round == 0], &from);
+    while (files_in("cut") == 0 && waitpid(pid, NULL, WNOHANG) == 0)
+      usleep(100);
+    assert_int_equal(interrupt(pid, sig, from), 128 + sig);
+    expect("ls -A cut | grep -vxE '[0-9a-f]{32}'", 1);
+    expect("find cut -type f -size 0 | grep .", 1);
+    int status = run("$L run -q cut");
+    if (status != 0 && status != 5)
+      fail_msg("exit status %d: %s%s", status, output, complaints);
+  }
+}
+
+/* What has an entry's name but other bytes makes room for it. */
+static void test_generate_over_damage(void **state) {
+  (void)state;
+  expect("$L generate -s 1 -o again && for e in again/*; do cp $e kept; echo damaged >$e; done", 0);
+  expect("$L run again", 4);
+  expect("$L generate -s 1 -o again", 0);
+  expect_text(output, "1 entries written");
+  expect("cmp again/* kept && test \"$(ls -A again | wc -l)\" = 1", 0);
 }
 
 /* An entry of one instruction (nop), which any CPU runs. */
@@ -370,6 +433,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_help),
       cmocka_unit_test(test_usage),
       cmocka_unit_test(test_generate_and_run),
+      cmocka_unit_test(test_writing_interrupted),
+      cmocka_unit_test(test_generate_over_damage),
       cmocka_unit_test(test_bad_files),
       cmocka_unit_test(test_show),
       cmocka_unit_test(test_import),

@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -160,24 +161,42 @@ static bool write_all(int fd, const uint8_t *data, size_t size) {
   return true;
 }
 
-/* Written under another name and renamed, so that nobody ever sees half of it. */
-static bool write_whole(const char *path, const uint8_t *data, size_t size) {
-  char *temporary;
-  if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-    return false;
-  int fd = mkostemp(temporary, O_CLOEXEC);
-  bool fine = fd >= 0 && fchmod(fd, 0644) == 0 && write_all(fd, data, size);
+/* All of an entry into a new file, which is closed. `path`: the name that it then gets, NULL if it has one.
+ */
+static bool fill(int fd, const uint8_t *data, size_t size, const char *path) {
+  char self[32];
+  snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+  bool fine = fchmod(fd, 0644) == 0 && write_all(fd, data, size) &&
+              (path == NULL || linkat(AT_FDCWD, self, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0);
   int saved = errno;
-  if (fd >= 0 && close(fd) != 0 && fine) {
-    saved = errno;
-    fine = false;
-  }
-  if (fine && rename(temporary, path) != 0) {
-    saved = errno;
-    fine = false;
-  }
+  if (close(fd) != 0 && fine)
+    return false;
+  errno = saved;
+  return fine;
+}
+
+/* A file that has no name before it is complete: whatever ends this process leaves nothing behind. It cannot
+ * take the place of another (open(2), O_TMPFILE), and some file systems have no such files. */
+static bool write_unnamed(const char *directory, const char *path, const uint8_t *data, size_t size) {
+  int fd = open(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644);
+  return fd >= 0 && fill(fd, data, size, path);
+}
+
+/* Under a name that is no entry's (files_collect), and then renamed. Signals wait meanwhile, so that only
+ * what nobody can wait for, a SIGKILL, leaves that name behind. */
+static bool write_renamed(const char *directory, const char *path, const uint8_t *data, size_t size) {
+  char *temporary;
+  sigset_t all, before;
+  if (asprintf(&temporary, "%s/.lockstep-XXXXXX", directory) < 0)
+    return false;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  int fd = mkostemp(temporary, O_CLOEXEC);
+  bool fine = fd >= 0 && fill(fd, data, size, NULL) && rename(temporary, path) == 0;
+  int saved = errno;
   if (!fine && fd >= 0)
     unlink(temporary);
+  sigprocmask(SIG_SETMASK, &before, NULL);
   free(temporary);
   errno = saved;
   return fine;
@@ -210,7 +229,8 @@ int entry_save(const char *directory, const testcase *test, char name[33], char 
   if (already_there(path, data, size))
     result = 0;
   else
-    result = write_whole(path, data, size) ? 1 : -1;
+    result =
+        write_unnamed(directory, path, data, size) || write_renamed(directory, path, data, size) ? 1 : -1;
   if (result < 0)
     snprintf(why, why_size, "%s: %s", path, strerror(errno));
   free(path);
