@@ -268,6 +268,76 @@ static void test_no_files(void **state) {
   expect("$L run - <single && $L show - <single", 0);
 }
 
+static void read_line(int from) {
+  char c = 0;
+  while (c != '\n')
+    assert_int_equal(read(from, &c, 1), 1);
+}
+
+/* Waits until the process handles `sig`. */
+static void await_handler(pid_t pid, int sig) {
+  char path[64], line[200];
+  unsigned long caught = 0;
+  snprintf(path, sizeof path, "/proc/%d/status", pid);
+  while ((caught >> (sig - 1) & 1) == 0) {
+    FILE *status = fopen(path, "r");
+    assert_non_null(status);
+    while (fgets(line, sizeof line, status) != NULL)
+      if (strncmp(line, "SigCgt:", 7) == 0)
+        caught = strtoul(line + 7, NULL, 16);
+    fclose(status);
+    assert_int_equal(waitpid(pid, NULL, WNOHANG), 0);
+  }
+}
+
+/* What was done until then is printed. Nothing comes out of the pipe "held", and it does not end. */
+static void test_run_interrupted(void **state) {
+  (void)state;
+  int from;
+  write_entry("single", 3);
+  assert_int_equal(mkfifo("held", 0600), 0);
+  pid_t pid = start("exec $L run single - single <>held", &from);
+  read_line(from);
+  assert_int_equal(interrupt(pid, SIGINT, from), 130);
+  expect_text(output,
+              "1 entries: 1 same, 0 different, 0 inconclusive, 0 refused; interrupted after 1 of 3 files");
+  pid = start("trap '' INT; exec $L run -q single - <>held", &from);
+  await_handler(pid, SIGTERM);
+  assert_int_equal(kill(pid, SIGINT), 0); /* ignored before: so it is still */
+  assert_int_equal(interrupt(pid, SIGTERM, from), 143);
+  expect_text(output, " of 2 files");
+  pid = start("exec $L run --json - single <>held", &from);
+  await_handler(pid, SIGTERM);
+  assert_int_equal(interrupt(pid, SIGTERM, from), 143);
+  json_t *value = parse_output(), *interrupted = json_object_get(value, "interrupted");
+  assert_int_equal(length_of(value, "entries"), 0);
+  assert_int_equal(number(interrupted, "signal"), SIGTERM);
+  assert_int_equal(number(interrupted, "after"), 0);
+  assert_int_equal(number(interrupted, "of"), 2);
+  json_decref(value);
+  expect("$L run --json single", 0);
+  value = parse_output();
+  assert_true(json_is_null(json_object_get(value, "interrupted")));
+  json_decref(value);
+}
+
+/* While guests run. All lines are more than fit into the pipe, so it cannot be done before the signal. */
+static void test_run_interrupted_at_work(void **state) {
+  (void)state;
+  expect("$L generate -n 200 -s 3 -o work", 0);
+  for (int round = 0; round < 4; round++) {
+    int from, sig = round % 2 ? SIGTERM : SIGINT;
+    pid_t pid = start("exec $L run work work work work work work work work work work", &from);
+    if (round < 2)
+      read_line(from);
+    else
+      await_handler(pid, SIGTERM);
+    assert_int_equal(interrupt(pid, sig, from), 128 + sig);
+    expect_text(output, " of 2000 files\n");
+    expect_text(output, " 0 different");
+  }
+}
+
 /* A host that can run nothing says so once and does not blame the files. */
 static void test_host_failure(void **state) {
   (void)state;
@@ -436,6 +506,8 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_writing_interrupted),
       cmocka_unit_test(test_generate_over_damage),
       cmocka_unit_test(test_bad_files),
+      cmocka_unit_test(test_run_interrupted),
+      cmocka_unit_test(test_run_interrupted_at_work),
       cmocka_unit_test(test_show),
       cmocka_unit_test(test_import),
       cmocka_unit_test(test_full_disk),

@@ -10,21 +10,23 @@
 #include "lockstep.h"
 #include "testcase/testcase.h"
 
-/* What every sub-command exits with; where several apply, the first of 1, 4, 5. CLI_EXIT_CODES says the same
- * in --help. */
+/* What every sub-command exits with; where several apply, the first of 1, 130 and 143, 4, 5. CLI_EXIT_CODES
+ * says the same in --help. */
 enum {
   CLI_OK = 0,           /* done; all entries same */
   CLI_DIFFERENCE = 1,   /* the executors differ */
   CLI_USAGE = 2,        /* unknown command, option or argument */
   CLI_NO_REFERENCE = 3, /* tracing is not possible here, so nothing was compared */
   CLI_BAD = 4,          /* a file that cannot be read or written, is no entry, or nothing to do at all */
-  CLI_OPEN = 5          /* entries were inconclusive or refused */
+  CLI_OPEN = 5,         /* entries were inconclusive or refused */
+  CLI_INTERRUPTED = 128 /* and the number of the signal: SIGINT or SIGTERM came before all was done */
 };
 
 #define CLI_EXIT_CODES                                                                                       \
   "Exit status: 0 all is well (run: all entries same); 1 a difference was found; 2 wrong usage; "            \
   "3 no reference executor is possible here; 4 a file is unreadable, unwritable or damaged, or there was "   \
-  "nothing to do; 5 entries were inconclusive or refused."
+  "nothing to do; 5 entries were inconclusive or refused; 130 or 143 it was interrupted (run: after "        \
+  "printing what was done until then)."
 
 /* The sub-commands. argv[0] is "lockstep run" and so on; returns the exit status. */
 int cmd_run(int argc, char **argv);
@@ -73,6 +75,18 @@ int entry_save(const char *directory, const testcase *test, char name[33], char 
 
 /* Is the output written, to the last byte? Complains if not. */
 bool cli_flush(void);
+
+/* ---- Interruption (interrupt.c) ---------------------------------------------------------------------- */
+
+/* From here on SIGINT and SIGTERM, unless they are ignored, are noted only; the second of a kind ends the
+ * process as if this had not been called. Guests may run. */
+void interrupt_watch(void);
+
+/* The signal that was noted last, or 0. */
+int interrupt_noted(void);
+
+/* Waits until standard input has something to read, or its end, or a signal was noted. */
+void interrupt_wait_input(void);
 
 /* ---- Output (output.c, show.c) ----------------------------------------------------------------------- */
 

@@ -56,6 +56,7 @@ typedef struct tally {
   const run_options *options;
   oracle *o;
   size_t verdicts[VERDICTS], unreadable;
+  size_t begun;    /* of the files; interrupted: as many as were done */
   json_t *entries; /* NULL without --json */
   json_t *errors;  /* of the files' list */
   int failed;      /* exit status for what keeps this host from running anything, or 0 */
@@ -148,18 +149,34 @@ static size_t tally_count(const tally *sum) {
   return count;
 }
 
-static void summary(tally *sum) {
+/* Was it interrupted before all was done? */
+static bool cut_short(const tally *sum) {
+  return interrupt_noted() && !sum->failed && sum->begun < sum->options->files.count;
+}
+
+static json_t *interruption_json(const tally *sum) {
+  if (!cut_short(sum))
+    return json_null();
+  return json_pack("{si si si}", "signal", interrupt_noted(), "after", (int)sum->begun, "of",
+                   (int)sum->options->files.count);
+}
+
+static void summary_json(tally *sum) {
   const size_t *v = sum->verdicts;
-  if (sum->entries != NULL) {
-    json_print(json_pack("{so si si si si so}", "entries", sum->entries, "same", (int)v[VERDICT_SAME],
-                         "different", (int)v[VERDICT_DIFFERENT], "inconclusive", (int)v[VERDICT_INCONCLUSIVE],
-                         "refused", (int)v[VERDICT_REFUSED], "errors", json_incref(sum->errors)));
-    return;
-  }
+  json_print(json_pack("{so si si si si so so}", "entries", sum->entries, "same", (int)v[VERDICT_SAME],
+                       "different", (int)v[VERDICT_DIFFERENT], "inconclusive", (int)v[VERDICT_INCONCLUSIVE],
+                       "refused", (int)v[VERDICT_REFUSED], "errors", json_incref(sum->errors), "interrupted",
+                       interruption_json(sum)));
+}
+
+static void summary_text(const tally *sum) {
+  const size_t *v = sum->verdicts;
   printf("%zu entries: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
          v[VERDICT_SAME], v[VERDICT_DIFFERENT], v[VERDICT_INCONCLUSIVE], v[VERDICT_REFUSED]);
   if (sum->unreadable > 0)
     printf("; %zu files could not be used", sum->unreadable);
+  if (cut_short(sum))
+    printf("; interrupted after %zu of %zu files", sum->begun, sum->options->files.count);
   putchar('\n');
 }
 
@@ -168,22 +185,34 @@ static int run_status(const tally *sum) {
     return CLI_DIFFERENCE;
   if (sum->failed)
     return sum->failed;
+  if (cut_short(sum))
+    return CLI_INTERRUPTED + interrupt_noted();
   if (sum->unreadable > 0 || sum->options->incomplete || tally_count(sum) == 0)
     return CLI_BAD;
   return sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0 ? CLI_OPEN : CLI_OK;
+}
+
+/* Can the next file be run? Not once a signal was noted, for which standard input is no end of waiting. */
+static bool ready(const char *path) {
+  if (strcmp(path, "-") == 0) {
+    fflush(stdout);
+    interrupt_wait_input();
+  }
+  return !interrupt_noted();
 }
 
 static void run_files(tally *sum) {
   const file_list *files = &sum->options->files;
   oracle_options settings = {.limit_ms = sum->options->limit_ms, .pin = true};
   ls_error error = {0};
+  interrupt_watch();
   error.status = oracle_create(&settings, &sum->o, &error);
   if (error.status != LS_OK) {
     host_failed(sum, NULL, &error);
     return;
   }
-  for (size_t i = 0; i < files->count && !sum->failed; i++)
-    run_file(sum, files->paths[i]);
+  while (sum->begun < files->count && !sum->failed && ready(files->paths[sum->begun]))
+    run_file(sum, files->paths[sum->begun++]);
   if (sum->unreadable == files->count)
     cli_complain("nothing was run: none of the %zu files is an entry", files->count);
   oracle_destroy(sum->o);
@@ -196,8 +225,10 @@ static int run_all(const run_options *options) {
     cli_complain("nothing to run: no file was found");
   else
     run_files(&sum);
-  if (options->json || tally_count(&sum) + sum.unreadable > 0)
-    summary(&sum);
+  if (options->json)
+    summary_json(&sum);
+  else if (tally_count(&sum) + sum.unreadable > 0 || cut_short(&sum))
+    summary_text(&sum);
   return run_status(&sum);
 }
 
