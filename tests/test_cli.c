@@ -171,6 +171,11 @@ static void test_generate_and_run(void **state) {
   assert_true(json_is_string(json_object_get(entry, "verdict")));
   assert_true(json_is_string(json_object_get(entry, "reason")));
   json_decref(value);
+  assert_int_equal(run("$L run --quiet --json made"), status);
+  value = parse_output();
+  assert_int_equal(length_of(value, "entries"), open);
+  assert_int_equal(number(value, "same"), 20 - open);
+  json_decref(value);
   assert_int_equal(run("$L run made"), status);
   expect_text(output, "20 entries: ");
   expect("$L generate -n 2 -s 7", 0);
@@ -246,6 +251,10 @@ static void test_bad_files(void **state) {
   expect_text(complaints, "missing: ");
   expect("$L run missing single", 4);
   expect_text(output, "1 entries: 1 same");
+  expect_text(output, "; 1 files could not be used");
+  expect("$L run missing mixed/a", 4);
+  expect_text(output, "0 entries: ");
+  expect_text(output, "; 2 files could not be used");
   expect("$L run mixed/a", 4);
   expect_text(complaints, "nothing was run");
   expect("$L run --any mixed/a single", 0);

@@ -52,13 +52,14 @@ int cli_failed(const char *what, const ls_error *error);
 typedef struct file_list {
   char **paths;
   size_t count, room;
+  size_t bad;     /* what was named or found, but could not be added */
   json_t *errors; /* receives what is complained about as {file, why}; NULL: nobody wants it */
 } file_list;
 
 /* Adds `path` itself ("-": standard input), or, of a directory, all files below it in the order of their
  * names; files whose names begin with a dot are not entries. Complains about what cannot be read or is no
- * file, and then returns false; what can be is added all the same. */
-bool files_collect(file_list *list, const char *path);
+ * file, and counts it in `bad`; what can be is added all the same. */
+void files_collect(file_list *list, const char *path);
 void files_free(file_list *list);
 
 /* The whole of a file ("-": standard input) of at most `limit` bytes, malloc'ed, with a zero behind it; NULL

@@ -36,11 +36,11 @@ void files_free(file_list *list) {
   *list = (file_list){0};
 }
 
-static bool list_complain(file_list *list, const char *path, const char *why) {
+static void list_complain(file_list *list, const char *path, const char *why) {
+  list->bad++;
   if (list->errors != NULL)
     json_array_append_new(list->errors, json_trouble(path, why));
   cli_complain("%s: %s", path, why);
-  return false;
 }
 
 static int visible(const struct dirent *entry) {
@@ -51,43 +51,49 @@ static int by_bytes(const struct dirent **a, const struct dirent **b) {
   return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-static bool collect(file_list *list, const char *path, bool named);
+static void collect(file_list *list, const char *path, bool named);
 
-static bool collect_directory(file_list *list, const char *path) {
+static void collect_directory(file_list *list, const char *path) {
   struct dirent **names;
-  bool fine = true;
   int count = scandir(path, &names, visible, by_bytes);
-  if (count < 0)
-    return list_complain(list, path, strerror(errno));
+  if (count < 0) {
+    list_complain(list, path, strerror(errno));
+    return;
+  }
   for (int i = 0; i < count; i++) {
     char *below = NULL;
     if (asprintf(&below, "%s/%s", path, names[i]->d_name) < 0)
-      fine = false;
+      list_complain(list, path, "out of memory");
     else
-      fine &= collect(list, below, false);
+      collect(list, below, false);
     free(below);
     free(names[i]);
   }
   free(names);
-  return fine;
 }
 
 /* `named` by the user, so a symbolic link is followed and must lead somewhere; a link met below a directory
  * is followed to files only, or a loop would never end. */
-static bool collect(file_list *list, const char *path, bool named) {
+static void collect(file_list *list, const char *path, bool named) {
   struct stat info = {.st_mode = S_IFREG}, link;
-  if (!(named && strcmp(path, "-") == 0) && stat(path, &info) != 0)
-    return list_complain(list, path, strerror(errno));
+  if (!(named && strcmp(path, "-") == 0) && stat(path, &info) != 0) {
+    list_complain(list, path, strerror(errno));
+    return;
+  }
   bool followed = !named && lstat(path, &link) == 0 && S_ISLNK(link.st_mode);
-  if (S_ISDIR(info.st_mode))
-    return followed || collect_directory(list, path);
-  if (!S_ISREG(info.st_mode))
-    return !named || list_complain(list, path, not_a_file);
-  return list_add(list, path) || list_complain(list, path, "out of memory");
+  if (S_ISDIR(info.st_mode)) {
+    if (!followed)
+      collect_directory(list, path);
+  } else if (!S_ISREG(info.st_mode)) {
+    if (named)
+      list_complain(list, path, not_a_file);
+  } else if (!list_add(list, path)) {
+    list_complain(list, path, "out of memory");
+  }
 }
 
-bool files_collect(file_list *list, const char *path) {
-  return collect(list, path, true);
+void files_collect(file_list *list, const char *path) {
+  collect(list, path, true);
 }
 
 /* ---- Reading ----------------------------------------------------------------------------------------- */

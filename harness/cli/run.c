@@ -10,7 +10,6 @@ typedef struct run_options {
   bool json, any, quiet;
   uint32_t limit_ms;
   file_list files;
-  bool incomplete; /* something named on the command line could not be read */
 } run_options;
 
 static const struct argp_option option_table[] = {
@@ -41,7 +40,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
     options->quiet = true;
     return 0;
   case ARGP_KEY_ARG:
-    options->incomplete |= !files_collect(&options->files, argument);
+    files_collect(&options->files, argument);
     return 0;
   case ARGP_KEY_NO_ARGS:
     argp_error(state, "no FILE or DIR is given");
@@ -77,6 +76,8 @@ static json_t *piece_json(const difference *d) {
 }
 
 static void entry_json(tally *sum, const char *path, const oracle_result *result) {
+  if (result->verdict == VERDICT_SAME && sum->options->quiet)
+    return;
   json_t *entry =
       json_pack("{so ss ss}", "file", json_text(path), "verdict", verdict_name(result->verdict), "reason",
                 result->reason == REASON_NONE ? "" : oracle_reason_name(result->reason));
@@ -149,6 +150,11 @@ static size_t tally_count(const tally *sum) {
   return count;
 }
 
+/* Files and directories that could not be read, or are no entries. */
+static size_t unusable(const tally *sum) {
+  return sum->options->files.bad + sum->unreadable;
+}
+
 /* Was it interrupted before all was done? */
 static bool cut_short(const tally *sum) {
   return interrupt_noted() && !sum->failed && sum->begun < sum->options->files.count;
@@ -173,8 +179,8 @@ static void summary_text(const tally *sum) {
   const size_t *v = sum->verdicts;
   printf("%zu entries: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
          v[VERDICT_SAME], v[VERDICT_DIFFERENT], v[VERDICT_INCONCLUSIVE], v[VERDICT_REFUSED]);
-  if (sum->unreadable > 0)
-    printf("; %zu files could not be used", sum->unreadable);
+  if (unusable(sum) > 0)
+    printf("; %zu files could not be used", unusable(sum));
   if (cut_short(sum))
     printf("; interrupted after %zu of %zu files", sum->begun, sum->options->files.count);
   putchar('\n');
@@ -187,7 +193,7 @@ static int run_status(const tally *sum) {
     return sum->failed;
   if (cut_short(sum))
     return CLI_INTERRUPTED + interrupt_noted();
-  if (sum->unreadable > 0 || sum->options->incomplete || tally_count(sum) == 0)
+  if (unusable(sum) > 0 || tally_count(sum) == 0)
     return CLI_BAD;
   return sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0 ? CLI_OPEN : CLI_OK;
 }
@@ -227,7 +233,7 @@ static int run_all(const run_options *options) {
     run_files(&sum);
   if (options->json)
     summary_json(&sum);
-  else if (tally_count(&sum) + sum.unreadable > 0 || cut_short(&sum))
+  else if (tally_count(&sum) + unusable(&sum) > 0 || cut_short(&sum))
     summary_text(&sum);
   return run_status(&sum);
 }
