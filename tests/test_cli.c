@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "check.h"
+#include "feedback/stats.h"
 #include "testcase/testcase.h"
 
 static const char *command;
@@ -387,11 +388,29 @@ static void test_json_on_failure(void **state) {
   value = parse_output();
   assert_true(json_is_object(value));
   json_decref(value);
-  expect("$L stats --json missing", 4);
+  expect("$L stats -f missing --json missing", 4);
   value = parse_output();
   assert_int_equal(number(value, "programs"), 0);
-  assert_int_equal(length_of(value, "errors"), 1);
+  assert_int_equal(length_of(value, "findings"), 0);
+  assert_int_equal(length_of(value, "errors"), 2);
   json_decref(value);
+}
+
+static void test_stats(void **state) {
+  (void)state;
+  stats *account = stats_open("account");
+  assert_non_null(account);
+  stats_finish(account);
+  expect("$L stats account", 0);
+  expect_text(output, "nothing diverged");
+  expect("touch found; $L stats -f found account", 0);
+  expect_text(output, "FINDING found");
+  expect("$L stats -f missing account", 4);
+  expect_text(complaints, "missing: ");
+  assert_null(strstr(output, "FINDING"));
+  assert_null(strstr(output, "nothing diverged"));
+  expect("$L stats found", 4);
+  expect_text(complaints, "LOCKSTEP_STATS");
 }
 
 static void test_show(void **state) {
@@ -517,6 +536,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_bad_files),
       cmocka_unit_test(test_run_interrupted),
       cmocka_unit_test(test_run_interrupted_at_work),
+      cmocka_unit_test(test_stats),
       cmocka_unit_test(test_show),
       cmocka_unit_test(test_import),
       cmocka_unit_test(test_full_disk),

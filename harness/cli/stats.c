@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "feedback/stats.h"
@@ -10,7 +11,7 @@ enum { OPTION_JSON = 'j', OPTION_FINDING = 'f' };
 
 typedef struct arguments {
   bool json, trouble;
-  unsigned files;
+  unsigned files, named; /* accounts that were added; findings on the command line, whether there or not */
   stats sum;
   json_t *findings, *errors;
 } arguments;
@@ -19,7 +20,9 @@ static void add_file(arguments *a, const char *path) {
   static stats one;
   int why = stats_read(&one, path);
   if (why) {
-    const char *reason = why == EINVAL ? "not an account written by this build" : strerror(why);
+    const char *reason = why == EINVAL ? "not an account of this build: name a file that a fuzz "
+                                         "target of it wrote under LOCKSTEP_STATS"
+                                       : strerror(why);
     json_array_append_new(a->errors, json_trouble(path, reason));
     cli_complain("%s: %s", path, reason);
     a->trouble = true;
@@ -27,6 +30,18 @@ static void add_file(arguments *a, const char *path) {
   }
   stats_add(&a->sum, &one);
   a->files++;
+}
+
+static void add_finding(arguments *a, const char *path) {
+  a->named++;
+  if (access(path, F_OK) == 0) {
+    json_array_append_new(a->findings, json_text(path));
+    return;
+  }
+  const char *reason = strerror(errno);
+  json_array_append_new(a->errors, json_trouble(path, reason));
+  cli_complain("%s: %s", path, reason);
+  a->trouble = true;
 }
 
 static double seconds(const stats *s) {
@@ -84,7 +99,7 @@ static void print_people(const arguments *a) {
              (unsigned long long)s->counts.reasons[i], oracle_reason_sentence((oracle_reason)i));
   for (size_t i = 0; i < json_array_size(a->findings); i++)
     printf("FINDING %s\n", json_string_value(json_array_get(a->findings, i)));
-  if (!json_array_size(a->findings))
+  if (!a->named)
     puts("nothing diverged");
 }
 
@@ -95,7 +110,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
     a->json = true;
     return 0;
   case OPTION_FINDING:
-    json_array_append_new(a->findings, json_text(value));
+    add_finding(a, value);
     return 0;
   case ARGP_KEY_ARG:
     add_file(a, value);
