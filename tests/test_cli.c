@@ -456,6 +456,12 @@ static void test_import(void **state) {
   expect_text(output, "1 not run");
   expect("printf '\\220\\017\\004' | $L import -", 5);
   expect_text(output, "byte 1 begins no instruction");
+  expect("head -c 1000000 /dev/zero | $L import -", 4);
+  expect_text(complaints, "-: too large: ");
+  expect("head -c 10000 /dev/zero | tr '\\0' 9 | $L import -", 4);
+  expect_text(complaints, "-:1: too large: ");
+  expect("head -c 520 /dev/zero | tr '\\0' 9 | $L import -", 5); /* xchg eax, ecx, 260 times */
+  expect_text(output, "more than 256 instructions");
   expect("printf '# nothing\\n' | $L import -", 4);
   expect("$L import missing", 4);
 }

@@ -1,4 +1,5 @@
 /* lockstep import: machine code from elsewhere, as entries. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,6 +144,15 @@ static void import_one(import_sum *sum, const char *source, const block *b) {
     block_text(sum, source, &report);
 }
 
+/* Nothing that Lockstep takes: a mistake about the file rather than a block that it refuses. */
+static bool is_too_large(const block *b) {
+  return b->size > (size_t)TESTCASE_INSTRUCTIONS_MAX * LS_INSTRUCTION_MAX;
+}
+
+static const char too_large[] = "too large: a block has at most 256 instructions, each of at most 15 bytes; "
+                                "is this machine code, a block on each line?";
+static_assert(TESTCASE_INSTRUCTIONS_MAX == 256 && LS_INSTRUCTION_MAX == 15, "as too_large says");
+
 static void import_file(import_sum *sum, const char *path) {
   char why[256], source[4096];
   size_t size;
@@ -162,7 +172,9 @@ static void import_file(import_sum *sum, const char *path) {
       snprintf(source, sizeof source, "%s:%u", path, b->line);
     else
       snprintf(source, sizeof source, "%s", path);
-    if (b->code != NULL)
+    if (is_too_large(b))
+      unreadable(sum, source, too_large);
+    else if (b->code != NULL)
       import_one(sum, source, b);
     else if (i > 0 || list.count == 1 || !b->header)
       unreadable(sum, source, b->why);
