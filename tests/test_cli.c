@@ -396,6 +396,28 @@ static void test_json_on_failure(void **state) {
   json_decref(value);
 }
 
+/* Its numbers add up. */
+static void test_forms(void **state) {
+  (void)state;
+  unsigned forms, allowed, runnable, faulting, absent, excluded, mnemonics;
+  expect("$L forms", 0);
+  int found =
+      sscanf(output,
+             "%u forms of %u mnemonics: %u are allowed: %u that this CPU runs, %u that are undefined and "
+             "are to fault %u this CPU does not have %u are excluded",
+             &forms, &mnemonics, &allowed, &runnable, &faulting, &absent, &excluded);
+  if (found != 7)
+    fail_msg("%d of 7 numbers in: %s", found, output);
+  assert_int_equal(forms, allowed + absent + excluded);
+  assert_int_equal(allowed, runnable + faulting);
+  expect("$L forms --json", 0);
+  json_t *value = parse_output();
+  assert_int_equal(number(value, "runnable"), runnable);
+  assert_int_equal(number(value, "allowed"), allowed);
+  assert_int_equal(number(value, "unsupported"), absent);
+  json_decref(value);
+}
+
 static void test_stats(void **state) {
   (void)state;
   stats *account = stats_open("account");
@@ -542,6 +564,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_bad_files),
       cmocka_unit_test(test_run_interrupted),
       cmocka_unit_test(test_run_interrupted_at_work),
+      cmocka_unit_test(test_forms),
       cmocka_unit_test(test_stats),
       cmocka_unit_test(test_show),
       cmocka_unit_test(test_import),

@@ -54,7 +54,9 @@ typedef struct census_row {
 
 typedef struct census {
   bool probed; /* without: runnable and allowed mean nothing */
-  uint32_t mnemonics, illegal;
+  uint32_t mnemonics;
+  uint32_t illegal;  /* that the policy lets run, and this CPU does not */
+  uint32_t excluded; /* by the policy */
   census_row all, by_encoding[ENCODINGS];
   census_row *by_class; /* one for each of policy_rows() */
 } census;
@@ -85,6 +87,7 @@ static bool take_census(const uint8_t *support, bool probed, census *c) {
     count_in(&c->by_encoding[form_encoding(form)], policy, support[form]);
     count_in(&c->by_class[policy - first], policy, support[form]);
     c->illegal += policy->action == POLICY_RUN && support[form] == FORM_ILLEGAL;
+    c->excluded += policy->action == POLICY_EXCLUDE;
     c->mnemonics += form_mnemonic(form) != last; /* forms are sorted by mnemonic */
     last = form_mnemonic(form);
   }
@@ -120,11 +123,21 @@ static void print_classes(const census *c) {
   }
 }
 
+/* All forms, each in one of these lines. */
+static void print_sum(const census *c) {
+  printf("%u forms of %u mnemonics:\n", c->all.forms, c->mnemonics);
+  if (c->probed) {
+    printf("  %6u are allowed: %u that this CPU runs, %u that are undefined and are to fault\n",
+           c->all.allowed, c->all.runnable, c->all.allowed - c->all.runnable);
+    printf("  %6u this CPU does not have\n", c->illegal);
+  } else {
+    printf("  %6u would be allowed, those of them that this CPU runs\n", c->all.forms - c->excluded);
+  }
+  printf("  %6u are excluded, each for one of the reasons below\n", c->excluded);
+}
+
 static void print_summary(const census *c) {
-  printf("%u forms of %u mnemonics\n", c->all.forms, c->mnemonics);
-  if (c->probed)
-    printf("%u run on this CPU, %u of those that may run do not; %u are allowed\n", c->all.runnable,
-           c->illegal, c->all.allowed);
+  print_sum(c);
   puts("\nEncodings\n                        forms  runnable  allowed");
   for (unsigned i = 0; i < ENCODINGS; i++) {
     if (c->by_encoding[i].forms > 0)
@@ -230,7 +243,7 @@ int cmd_forms(int argc, char **argv) {
           "Shows the catalogue of instruction forms, one for each way in which an instruction can be "
           "encoded: "
           "how many there are, which this CPU runs (each is tried), which the generator may use, and which "
-          "are excluded and why.\v" CLI_EXIT_CODES};
+          "are excluded and why.\vExample: lockstep forms --list | grep paddb\n\n" CLI_EXIT_CODES};
   forms_options options = {false, false};
   ls_error error = {.text = ""};
   if (argp_parse(&parser, argc, argv, 0, NULL, &options) != 0)
