@@ -150,6 +150,14 @@ static void test_usage(void **state) {
   expect("$L generate -m 65", 2);
   expect("$L generate -f 101", 2);
   expect("$L generate surplus", 2);
+  expect("$L generate -o ''", 2);
+  expect_text(complaints, "empty");
+  expect("echo 90 | $L import -o '' -", 2);
+  expect_text(complaints, "empty");
+  expect("$L run ''", 4);
+  expect_text(complaints, "the name is empty");
+  expect("$L bench nothing", 2);
+  expect_text(complaints, "reference");
   expect("$L run --limit 0 x", 2);
 }
 
@@ -261,6 +269,9 @@ static void test_bad_files(void **state) {
   expect("$L run --any mixed/a single", 0);
   expect("echo no entry >odd; $L show odd", 4);
   expect_text(complaints, "not a Lockstep entry");
+  expect_text(complaints, "--any");
+  expect("head -c 100000 /dev/zero >large; $L run large", 4);
+  expect_text(complaints, "large: too large");
   expect("$L show missing", 4);
 }
 
@@ -526,13 +537,17 @@ static void test_full_disk(void **state) {
   (void)state;
   expect("touch plain; echo 90 | $L import --no-run -o plain -", 4);
   expect_text(complaints, "plain");
+  expect_text(complaints, "give --output a directory");
   expect("echo 90 | $L import --no-run -o /proc/no/such -", 4);
+  expect("echo 90 | $L import --no-run -o no/such -", 4);
+  expect_text(complaints, "make the directory above it first");
   /* A file size limit of 0 stands for a disk that is full. SIGXFSZ is ignored, so that write fails. */
   expect("trap '' XFSZ; mkdir full; echo 90 >in; L2=$L; "
          "sh -c 'ulimit -f 0; exec \"$0\" import --no-run -o full in' \"$L\" 2>&1 | cat; "
          "test -z \"$(ls -A full)\"",
          0);
   expect_text(output, "full/");
+  expect_text(output, "make room");
   write_entry("shown", 5);
   expect("test -c /dev/full", 0); /* else root's next line would make it a file, for all */
   expect("$L show shown >/dev/full", 4);

@@ -194,6 +194,17 @@ static bool is_row(const char *name) {
   return false;
 }
 
+/* " thread thread_x87 …" */
+static const char *all_rows(void) {
+  static char names[1024];
+  for (size_t i = 0; i < SUITES; i++)
+    for (size_t j = 0; j < suites[i]->count; j++) {
+      size_t length = strlen(names);
+      snprintf(names + length, sizeof names - length, " %s", suites[i]->rows[j].name);
+    }
+  return names;
+}
+
 static error_t parse(int key, char *value, struct argp_state *state) {
   arguments *a = state->input;
   char *end;
@@ -212,7 +223,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
     a->names = state->argv + state->next;
     for (char **name = a->names; *name; name++)
       if (!is_row(*name))
-        argp_error(state, "there is no row '%s'", *name);
+        argp_error(state, "there is no row '%s'; there are:%s", *name, all_rows());
     return 0;
   default:
     return ARGP_ERR_UNKNOWN;

@@ -98,7 +98,7 @@ static void explain(block *b, const char *line, const char *text, size_t size, s
     b->header = true;
     snprintf(b->why, sizeof b->why, "no machine code in hex");
   } else if (stopped == size || blank(text[stopped])) {
-    snprintf(b->why, sizeof b->why, "odd number of digits");
+    snprintf(b->why, sizeof b->why, "odd number of digits: a byte has two");
   } else {
     b->header = !any_of(text, stopped, decimal); /* else it began as machine code */
     snprintf(b->why, sizeof b->why, "column %zu: '%c' is no hex digit", (size_t)(text - line) + stopped + 1,

@@ -70,6 +70,9 @@ uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size
  * `any`: also bytes that are no entry, as the fuzz target takes them. */
 bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size);
 
+/* The argument of an --output, which names a directory; ends the process with CLI_USAGE if it is empty. */
+const char *directory_argument(struct argp_state *state, const char *argument);
+
 /* Writes the entry into `directory` (made if need be) under its name, whole or not at all. 1: written; 0: it
  * was there already; -1: failed, with a sentence in `why`. `name` receives its name. */
 int entry_save(const char *directory, const testcase *test, char name[33], char *why, size_t why_size);

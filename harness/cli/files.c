@@ -15,6 +15,11 @@ static const char not_a_file[] =
 
 /* ---- Lists ------------------------------------------------------------------------------------------- */
 
+/* Why `path` cannot be opened, by errno. */
+static const char *why_not(const char *path) {
+  return *path == 0 ? "the name is empty" : strerror(errno);
+}
+
 static bool list_add(file_list *list, const char *path) {
   if (list->count == list->room) {
     size_t room = list->room ? 2 * list->room : 64;
@@ -77,7 +82,7 @@ static void collect_directory(file_list *list, const char *path) {
 static void collect(file_list *list, const char *path, bool named) {
   struct stat info = {.st_mode = S_IFREG}, link;
   if (!(named && strcmp(path, "-") == 0) && stat(path, &info) != 0) {
-    list_complain(list, path, strerror(errno));
+    list_complain(list, path, why_not(path));
     return;
   }
   bool followed = !named && lstat(path, &link) == 0 && S_ISLNK(link.st_mode);
@@ -114,10 +119,10 @@ static uint8_t *read_stream(FILE *file, size_t limit, size_t *size, char *why, s
     data[*size] = 0;
     return data;
   }
-  snprintf(why, why_size, "%s",
-           ferror(file)    ? strerror(errno)
-           : *size > limit ? "the file is larger than any that Lockstep reads"
-                           : "out of memory");
+  if (*size > limit)
+    snprintf(why, why_size, "too large: at most %zu bytes are read", limit);
+  else
+    snprintf(why, why_size, "%s", ferror(file) ? strerror(errno) : "out of memory");
   free(data);
   return NULL;
 }
@@ -127,12 +132,17 @@ uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size
     return read_stream(stdin, limit, size, why, why_size);
   FILE *file = fopen(path, "rbe");
   if (file == NULL) {
-    snprintf(why, why_size, "%s", strerror(errno));
+    snprintf(why, why_size, "%s", why_not(path));
     return NULL;
   }
   uint8_t *data = read_stream(file, limit, size, why, why_size);
   fclose(file);
   return data;
+}
+
+static void add_remedy(char *why, size_t why_size, const char *remedy) {
+  size_t length = strlen(why);
+  snprintf(why + length, why_size - length, "%s", remedy);
 }
 
 bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size) {
@@ -148,6 +158,8 @@ bool entry_load(const char *path, bool any, testcase *test, char *why, size_t wh
   bool fine = any || testcase_check(data, size, why, why_size);
   if (fine)
     testcase_decode(test, data, size);
+  else
+    add_remedy(why, why_size, "; --any takes it all the same");
   free(data);
   return fine;
 }
@@ -208,6 +220,39 @@ static bool write_renamed(const char *directory, const char *path, const uint8_t
   return fine;
 }
 
+/* What to do about an entry that could not be written, by errno. */
+static const char *write_remedy(int reason) {
+  switch (reason) {
+  case ENOENT:
+    return "; make the directory above it first";
+  case EEXIST:
+  case ENOTDIR:
+    return "; give --output a directory";
+  case EACCES:
+  case EPERM:
+  case EROFS:
+    return "; give --output a directory in which you may write";
+  case ENOSPC:
+  case EDQUOT:
+  case EFBIG:
+    return "; make room, or give --output another directory";
+  default:
+    return "";
+  }
+}
+
+static int write_failed(const char *path, char *why, size_t why_size) {
+  const int reason = errno;
+  snprintf(why, why_size, "%s: %s%s", path, strerror(reason), write_remedy(reason));
+  return -1;
+}
+
+const char *directory_argument(struct argp_state *state, const char *argument) {
+  if (*argument == 0)
+    argp_error(state, "the name of the directory for --output is empty");
+  return argument;
+}
+
 /* Is this very entry there? What has its name but other bytes is replaced. */
 static bool already_there(const char *path, const uint8_t *data, size_t size) {
   char why[8];
@@ -224,10 +269,8 @@ int entry_save(const char *directory, const testcase *test, char name[33], char 
   char *path;
   int result;
   testcase_name(test, name);
-  if (mkdir(directory, 0755) != 0 && errno != EEXIST) {
-    snprintf(why, why_size, "%s: %s", directory, strerror(errno));
-    return -1;
-  }
+  if (mkdir(directory, 0755) != 0 && errno != EEXIST)
+    return write_failed(directory, why, why_size);
   if (asprintf(&path, "%s/%s", directory, name) < 0) {
     snprintf(why, why_size, "out of memory");
     return -1;
@@ -238,7 +281,7 @@ int entry_save(const char *directory, const testcase *test, char name[33], char 
     result =
         write_unnamed(directory, path, data, size) || write_renamed(directory, path, data, size) ? 1 : -1;
   if (result < 0)
-    snprintf(why, why_size, "%s: %s", path, strerror(errno));
+    write_failed(path, why, why_size);
   free(path);
   return result;
 }

@@ -45,7 +45,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
     options->seeded = true;
     return 0;
   case 'o':
-    options->directory = argument;
+    options->directory = directory_argument(state, argument);
     return 0;
   case 'm':
     options->generator.instructions_max = (uint32_t)number(state, "max-instructions", argument, 1, 64);

@@ -33,7 +33,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
     options->no_run = true;
     return 0;
   case 'o':
-    options->directory = argument;
+    options->directory = directory_argument(state, argument);
     return 0;
   case 'r':
     options->raw = true;
@@ -102,11 +102,12 @@ static void block_text(const import_sum *sum, const char *source, const import_r
     return;
   printf("%s: ", source);
   if (report->status == IMPORT_FS_GS)
-    printf("refused: the instruction at byte %zu has an fs: or gs: operand\n", report->offset);
+    printf("refused: the instruction at byte %zu has an fs: or gs: operand, which are the host's\n",
+           report->offset);
   else if (report->status == IMPORT_UNDECODED)
-    printf("refused: byte %zu begins no instruction\n", report->offset);
+    printf("refused: byte %zu begins no instruction; the block must end before it\n", report->offset);
   else if (report->status == IMPORT_TOO_LONG)
-    printf("refused: more than %d instructions\n", TESTCASE_INSTRUCTIONS_MAX);
+    printf("refused: more than %d instructions; split the block\n", TESTCASE_INSTRUCTIONS_MAX);
   else if (report->status != IMPORT_OK)
     printf("refused: %s\n", import_status_name(report->status));
   else if (report->ran)
@@ -165,7 +166,8 @@ static void import_file(import_sum *sum, const char *path) {
   if (!blocks_parse(&list, content, size, sum->options->raw))
     unreadable(sum, path, "out of memory");
   else if (list.count == 0)
-    unreadable(sum, path, "holds no machine code");
+    unreadable(sum, path,
+               "holds no machine code; a line of hex is a block, and --raw takes bytes as they are");
   for (size_t i = 0; i < list.count && !sum->write_failed; i++) {
     const block *b = &list.blocks[i];
     if (b->line > 0)

@@ -34,7 +34,7 @@ void print_stop(const ls_stop *stop) {
 bool cli_flush(void) {
   if (fflush(stdout) == 0 && !ferror(stdout))
     return true;
-  fputs("lockstep: the output could not be written\n", stderr);
+  fputs("lockstep: the output could not be written; is there room where it goes?\n", stderr);
   return false;
 }
 

@@ -220,7 +220,9 @@ static void run_files(tally *sum) {
   while (sum->begun < files->count && !sum->failed && ready(files->paths[sum->begun]))
     run_file(sum, files->paths[sum->begun++]);
   if (sum->unreadable == files->count)
-    cli_complain("nothing was run: none of the %zu files is an entry", files->count);
+    cli_complain(
+        "nothing was run: none of the %zu files is an entry; `lockstep import` makes entries of machine code",
+        files->count);
   oracle_destroy(sum->o);
 }
 
@@ -228,7 +230,7 @@ static int run_all(const run_options *options) {
   tally sum = {.options = options, .errors = options->files.errors};
   sum.entries = options->json ? json_array() : NULL;
   if (options->files.count == 0)
-    cli_complain("nothing to run: no file was found");
+    cli_complain("nothing to run: no file was found; `lockstep generate -n 100 -o DIR` makes entries");
   else
     run_files(&sum);
   if (options->json)
