@@ -124,8 +124,15 @@ static void test_help(void **state) {
     snprintf(line, sizeof line, "$L %s --help", commands[i]);
     expect(line, 0);
     expect_text(output, "Usage: lockstep ");
-    expect_text(output, "xample");
+    expect_text(output, "Example: ");
+    expect_text(output, "Exit status: ");
+    snprintf(line, sizeof line, "$L %s --help >long; $L %s -h | cmp - long && $L help %s | cmp - long",
+             commands[i], commands[i], commands[i]);
+    expect(line, 0);
   }
+  expect("$L --help >long; $L -h | cmp - long && $L help | cmp - long && $L help help | cmp - long", 0);
+  expect("$L help shwo", 2);
+  expect_text(complaints, "did you mean 'show'");
   expect("$L --version", 0);
   expect_text(output, "lockstep ");
 }

@@ -236,17 +236,18 @@ int cmd_bench(int argc, char **argv) {
       {"rounds", OPTION_ROUNDS, "N", 0, "How often floor and measured thing take turns (default 25)", 0},
       {0},
   };
-  static const struct argp argp = {options,
-                                   parse,
-                                   "[ROW...]",
-                                   "Measures what runs and requests cost, each against a bare floor in "
-                                   "the same run.\v"
-                                   "A ratio is the measured time over its floor's; the target stands beside "
-                                   "it. Nothing else should keep the "
-                                   "machine busy meanwhile.\n\nExample: lockstep bench --json",
-                                   NULL,
-                                   NULL,
-                                   NULL};
+  static const struct argp argp = {
+      options,
+      parse,
+      "[ROW...]",
+      "Measures what runs and requests cost, each against a bare floor in "
+      "the same run.\v"
+      "A ratio is the measured time over its floor's; the target stands beside "
+      "it. Nothing else should keep the "
+      "machine busy meanwhile.\n\nExample: lockstep bench --json\n\n" CLI_EXIT_CODES,
+      cli_help,
+      NULL,
+      NULL};
   arguments a = {.rounds = ROUNDS_DEFAULT, .names = argv + argc};
   if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
     return CLI_USAGE;

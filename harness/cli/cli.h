@@ -37,6 +37,9 @@ int cmd_forms(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 
+/* For the `children` of every parser: -h, which argp does not know by itself. */
+extern const struct argp_child cli_help[];
+
 /* "lockstep: …" and a newline on standard error. */
 void cli_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -239,6 +239,7 @@ int cmd_forms(int argc, char **argv) {
   static const struct argp parser = {
       .options = option_table,
       .parser = parse_option,
+      .children = cli_help,
       .doc =
           "Shows the catalogue of instruction forms, one for each way in which an instruction can be "
           "encoded: "

@@ -113,7 +113,7 @@ int cmd_generate(int argc, char **argv) {
       NULL,
       "Makes random valid programs with their initial state and memory, from the instruction forms that this "
       "CPU runs.\vExample: lockstep generate -n 100 -s 1 -o new-entries\n\n" CLI_EXIT_CODES,
-      NULL,
+      cli_help,
       NULL,
       NULL};
   generate_options options = {.count = 1, .generator = {.fault_percent = UINT32_MAX}};

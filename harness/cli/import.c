@@ -233,7 +233,7 @@ int cmd_import(int argc, char **argv) {
                               "sandbox, and initial values "
                               "are looked for with which the block runs to its end.\v"
                               "Example: echo 4801c8 | lockstep import -o corpus/mine -\n\n" CLI_EXIT_CODES,
-                              NULL,
+                              cli_help,
                               NULL,
                               NULL};
   import_options options = {.files = calloc((size_t)argc, sizeof *options.files)};

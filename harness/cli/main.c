@@ -6,6 +6,8 @@
 
 #include "cli.h"
 
+static int cmd_help(int argc, char **argv);
+
 typedef struct command {
   const char *name, *what;
   int (*run)(int argc, char **argv);
@@ -19,6 +21,7 @@ static const command commands[] = {
     {"forms", "which instruction forms there are, run here, are excluded", cmd_forms},
     {"bench", "measure the executors against bare floors", cmd_bench},
     {"stats", "what a fuzzing run did", cmd_stats},
+    {"help", "this list, or what COMMAND --help says", cmd_help},
 };
 
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
@@ -105,6 +108,18 @@ static char *help_filter(int key, const char *text, void *input) {
   return all;
 }
 
+static error_t parse_help(int key, char *argument, struct argp_state *state) {
+  (void)argument;
+  if (key != 'h')
+    return ARGP_ERR_UNKNOWN;
+  argp_state_help(state, state->out_stream, ARGP_HELP_STD_HELP);
+  return 0;
+}
+
+static const struct argp_option help_options[] = {{NULL, 'h', NULL, 0, "The same as --help", -1}, {0}};
+static const struct argp help_parser = {.options = help_options, .parser = parse_help};
+const struct argp_child cli_help[] = {{&help_parser, 0, NULL, 0}, {0}};
+
 static int unknown(const char *name) {
   const char *hint = nearest(name);
   if (hint != NULL)
@@ -133,13 +148,27 @@ static int dispatch(const command *chosen, int argc, char **argv) {
   return status;
 }
 
+static const struct argp parser = {.parser = parse_option,
+                                   .args_doc = "COMMAND [ARGUMENT...]",
+                                   .doc = "Runs x86-64 machine code in the calling thread and under ptrace, "
+                                          "and compares where both ended up.\v" CLI_EXIT_CODES,
+                                   .children = cli_help,
+                                   .help_filter = help_filter};
+
+/* lockstep help [COMMAND]. argp_help() would leave out the options that argp adds itself. */
+static int cmd_help(int argc, char **argv) {
+  const command *about = argc > 1 ? find(argv[1]) : NULL;
+  char name[] = "lockstep", option[] = "--help", *arguments[] = {name, option, NULL};
+  if (argc > 1 && about == NULL && argv[1][0] != '-')
+    return unknown(argv[1]);
+  if (about != NULL && about->run != cmd_help)
+    return dispatch(about, 2, arguments);
+  argp_parse(&parser, 2, arguments, 0, NULL, NULL);
+  return CLI_OK;
+}
+
 int main(int argc, char **argv) {
   choice chosen = {0};
-  const struct argp parser = {.parser = parse_option,
-                              .args_doc = "COMMAND [ARGUMENT...]",
-                              .doc = "Runs x86-64 machine code in the calling thread and under ptrace, and "
-                                     "compares where both ended up.\v" CLI_EXIT_CODES,
-                              .help_filter = help_filter};
   static char version[32];
   snprintf(version, sizeof version, "lockstep %d.%d", LS_VERSION_MAJOR, LS_VERSION_MINOR);
   argp_program_version = version;

@@ -247,7 +247,7 @@ int cmd_run(int argc, char **argv) {
       "FILE|DIR...",
       "Replays entries in the reference and in the calling thread and compares everything. Directories are "
       "searched for files.\vExample: lockstep run corpus/ crash-1f2e\n\n" CLI_EXIT_CODES,
-      NULL,
+      cli_help,
       NULL,
       NULL};
   run_options options = {.files.errors = json_array()};

@@ -242,8 +242,8 @@ int cmd_show(int argc, char **argv) {
       "FILE...",
       "Prints entries: the program as it is laid out, with its links and what was inserted for them, and "
       "what of the initial state and memory is not the usual start.\v"
-      "Example: lockstep show corpus/run/0123abcd\n\n" CLI_EXIT_CODES,
-      NULL,
+      "Example: lockstep show corpus/fuzz_run/0123abcd\n\n" CLI_EXIT_CODES,
+      cli_help,
       NULL,
       NULL};
   show_options options = {.files = calloc((size_t)argc, sizeof *options.files)};

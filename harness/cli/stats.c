@@ -137,7 +137,7 @@ int cmd_stats(int argc, char **argv) {
       "LOCKSTEP_STATS.\v" CLI_EXIT_CODES
       "\n\nExample: LOCKSTEP_STATS=/tmp/a build/fuzz/bin/fuzz_run -max_total_time=10 /tmp/new "
       "corpus/fuzz_run; build/fuzz/bin/lockstep stats /tmp/a",
-      NULL,
+      cli_help,
       NULL,
       NULL};
   static arguments a;
