@@ -148,6 +148,29 @@ static void time_ends_a_run(void **unused) {
   assert_int_equal(run_limited(g, 1, (ls_limits){.limit_ms = 30})->kind, LS_STOP_TIMEOUT);
 }
 
+/* Wherever it comes, in a counter of fuel too. */
+static void a_timeout_keeps_the_registers(void **unused) {
+  (void)unused;
+  guest *g = guest_open(NULL);
+  must(load_flagged(g, "1 eb00 >1!", LS_PROGRAM_FUEL));
+  set_gpr(g, LS_RCX, 0x1234);
+  for (uint32_t i = 0; i < 20; i++) {
+    stopped(run_limited(g, 1, (ls_limits){.limit_ms = 5}), LS_STOP_TIMEOUT, 1, LS_PART_BODY);
+    assert_int_equal(get_gpr(g, LS_RCX), 0x1234);
+  }
+}
+
+/* A guest that is stepped is in the CPU for so short a time that hardly a tick finds it there. */
+static void time_passes_in_steps(void **unused) {
+  (void)unused;
+  guest *g = guest_open(NULL);
+  load(g, LOOP);
+  must(ls_pause(g->controller, &error));
+  start_limited(g, 1, (ls_limits){.limit_ms = 50});
+  expect(LS_ERR_IDLE, ls_step(g->controller, UINT64_MAX, &error));
+  assert_int_equal(finish(g)->kind, LS_STOP_TIMEOUT);
+}
+
 /* ---- What lasts --------------------------------------------------------------------------------------- */
 
 static void all_registers_go_in_and_out(void **unused) {
@@ -458,6 +481,8 @@ int main(void) {
       TEST(fuel_ends_a_run),
       TEST(without_limits_there_is_no_end),
       TEST(time_ends_a_run),
+      TEST(a_timeout_keeps_the_registers),
+      TEST(time_passes_in_steps),
       TEST(all_registers_go_in_and_out),
       TEST(registers_last_from_run_to_run),
       TEST(state_is_set_between_runs),

@@ -10,156 +10,6 @@
 
 #define CELL "1 48ff03; 2 eb00 >1!" /* counts the first cell */
 
-/* ---- Fork --------------------------------------------------------------------------------------------- */
-
-/* In the child, for a controller whose guest may be running in the parent. */
-static const char *use_in_child(guest *g) {
-  code text;
-  ls_stop stop;
-  ls_state state;
-  ls_position p;
-  ls_controller *c = g->controller;
-  CHECK(ls_get_state(c, &state, &p, &error) == LS_OK);
-  CHECK(p.activity == LS_IDLE);
-  CHECK(ls_cancel(c, &error) == LS_ERR_IDLE);
-  CHECK(ls_update_code(c, assemble(&text, "7 48ff03; 8 48ffc0", 0), &error) == LS_OK);
-  state.gpr[LS_RAX] = 41;
-  CHECK(ls_change_state(c, put_state, &state, &error) == LS_OK);
-  CHECK(ls_execute(c, 7, NULL, &stop, &error) == LS_OK);
-  CHECK(stop.kind == LS_STOP_EXIT && stop.id == 8);
-  CHECK(ls_get_state(c, &state, NULL, &error) == LS_OK);
-  CHECK(state.gpr[LS_RAX] == 42);
-  _Atomic uint64_t *cells = ls_controller_memory(c, DATA);
-  uint64_t before = cells[0];
-  for (uint64_t i = 1; i < 5; i++) {
-    CHECK(ls_execute(c, 7, NULL, &stop, &error) == LS_OK);
-    CHECK(cells[0] == before + i);
-  }
-  CHECK(ls_update_code(c, assemble(&text, "1 f4", 0), &error) == LS_OK);
-  CHECK(ls_execute(c, 1, NULL, &stop, &error) == LS_OK);
-  CHECK(stop.kind == LS_STOP_FAULT && stop.signal == SIGSEGV);
-  ls_controller_destroy(c);
-  return NULL;
-}
-
-static void fork_and_use(guest *g) {
-  fflush(NULL);
-  pid_t child = fork();
-  if (!child) {
-    alarm(100);
-    const char *trouble = use_in_child(g);
-    if (trouble)
-      fprintf(stderr, "in the child: not %s: %s\n", trouble, error.text);
-    fflush(stderr);
-    _exit(trouble != NULL);
-  }
-  int status = -1;
-  assert_int_equal(waitpid(child, &status, 0), child);
-  if (!WIFEXITED(status) || WEXITSTATUS(status))
-    fail_msg("the child ended with status %#x", status);
-}
-
-static void a_fork_of_an_idle_one(void **unused) {
-  (void)unused;
-  guest *g = guest_open(NULL);
-  fork_and_use(g); /* before its first run, and after */
-  load(g, "1 48ff03");
-  for (uint64_t i = 1; i < 5; i++) {
-    run(g, 1);
-    fork_and_use(g);
-    assert_int_equal(g->cells[0], i);
-  }
-}
-
-/* The memory is both processes' until the child's first run. */
-static void a_fork_before_new_code(void **unused) {
-  (void)unused;
-  guest *g = guest_open(NULL);
-  int told[2];
-  char byte = 0;
-  load(g, "1 48ffc0; 2 48ffc0");
-  set_gpr(g, LS_RAX, 40);
-  assert_int_equal(pipe(told), 0);
-  fflush(NULL);
-  pid_t child = fork();
-  if (!child) {
-    alarm(100);
-    ls_stop stop;
-    bool right = read(told[0], &byte, 1) == 1 && ls_execute(g->controller, 1, NULL, &stop, &error) == LS_OK &&
-                 stop.kind == LS_STOP_EXIT && stop.id == 2 && get_gpr(g, LS_RAX) == 42;
-    _exit(!right);
-  }
-  load(g, "1 f4; 3 48ffc8; 4 48ffc8");
-  assert_int_equal(write(told[1], &byte, 1), 1);
-  int status = -1;
-  assert_int_equal(waitpid(child, &status, 0), child);
-  assert_int_equal(status, 0);
-  stopped(run(g, 3), LS_STOP_EXIT, 4, LS_PART_NEXT);
-  assert_int_equal(get_gpr(g, LS_RAX), 38);
-  close(told[0]);
-  close(told[1]);
-}
-
-static void a_fork_beside_a_guest(void **unused) {
-  (void)unused;
-  guest *g = guest_open(NULL);
-  related_load(g);
-  start(g, 1);
-  for (int i = 0; i < 20; i++) {
-    if (i % 4 == 3)
-      must(ls_pause(g->controller, &error));
-    fork_and_use(g);
-    is_related(g, "in the parent");
-    must(ls_resume(g->controller, &error));
-    counts_on(g, 0);
-  }
-  cancel(g);
-  is_related(g, "in the parent");
-}
-
-static void *ask_often(void *context) {
-  guest *g = context;
-  code text;
-  while (!atomic_load(&g->over)) {
-    ls_get_state(g->controller, NULL, NULL, NULL);
-    ls_update_code(g->controller, assemble(&text, related_code(), 0), NULL);
-  }
-  return NULL;
-}
-
-/* Whatever other threads hold at that moment. */
-static void a_fork_among_requests(void **unused) {
-  (void)unused;
-  if (TSAN) { /* its own locks do not survive a fork among threads */
-    print_message("SKIPPED: TSan\n");
-    skip();
-  }
-  guest *g = guest_open(NULL);
-  pthread_t askers[2];
-  related_load(g);
-  start(g, 1);
-  for (int i = 0; i < 2; i++)
-    assert_int_equal(pthread_create(&askers[i], NULL, ask_often, g), 0);
-  int bad = 0;
-  for (int i = 0; i < 60 && !bad; i++) {
-    fflush(NULL);
-    pid_t child = fork();
-    if (!child) {
-      alarm(60);
-      _exit(use_in_child(g) != NULL);
-    }
-    waitpid(child, &bad, 0);
-  }
-  ls_status status = ls_cancel(g->controller, &error);
-  for (int i = 0; i < 2; i++)
-    pthread_join(askers[i], NULL);
-  must(status);
-  if (bad)
-    fail_msg("a child ended with status %#x", bad);
-  finish(g);
-  is_related(g, "in the parent");
-}
-
 /* ---- Signals of the host's own ------------------------------------------------------------------------ */
 
 static const int own[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGURG, SIGUSR1, SIGUSR2};
@@ -503,18 +353,77 @@ static void nothing_is_left_behind(void **unused) {
   assert_int_equal(process_children(getpid(), &pid), before);
 }
 
+/* ---- Late rings ---------------------------------------------------------------------------------------- */
+
+typedef struct brief {
+  pthread_barrier_t turn;
+  ls_controller *controller;
+  _Atomic bool over;
+} brief;
+
+static void *run_briefly(void *context) {
+  brief *b = context;
+  ls_stop stop;
+  pthread_barrier_wait(&b->turn);
+  ls_execute(b->controller, 1, NULL, &stop, NULL);
+  atomic_store(&b->over, true);
+  pthread_barrier_wait(&b->turn);
+  return NULL;
+}
+
+/* Asks a guest that is about to end, and destroys the last controller that has this interrupt signal. */
+static const char *destroy_after_asking(const ls_controller_options *options, unsigned asks) {
+  static brief b;
+  code text;
+  pthread_t thread;
+  ls_position p = {0};
+  b.over = false;
+  pthread_barrier_init(&b.turn, NULL, 2);
+  CHECK(ls_controller_create(kind, options, &b.controller, &error) == LS_OK);
+  assemble(&text, "2 48c7c1f4010000; 1 48ffc9; 4 7500 >1", 0);
+  CHECK(ls_update_code(b.controller, &text.program, &error) == LS_OK);
+  CHECK(pthread_create(&thread, NULL, run_briefly, &b) == 0);
+  pthread_barrier_wait(&b.turn);
+  while (!b.over && p.activity != LS_RUNNING)
+    ls_get_state(b.controller, NULL, &p, NULL);
+  while (asks--)
+    ls_get_state(b.controller, NULL, NULL, NULL);
+  ls_controller_destroy(b.controller);
+  pthread_barrier_wait(&b.turn);
+  pthread_join(thread, NULL);
+  return NULL;
+}
+
+/* A signal that the runner has not yet taken when the handler goes: its default action would kill. */
+static void a_ring_that_comes_late(void **unused) {
+  (void)unused;
+  const ls_controller_options options = {.executor.interrupt_signal = SIGRTMIN + 4};
+  fflush(NULL);
+  pid_t child = fork();
+  if (!child) {
+    alarm(100);
+    const char *trouble = NULL;
+    for (unsigned i = 0; i < (kind == LS_SIGNAL ? 1000 : 20) && !trouble; i++)
+      trouble = destroy_after_asking(&options, i % 3);
+    if (trouble)
+      fprintf(stderr, "in the child: not %s: %s\n", trouble, error.text);
+    _exit(trouble != NULL);
+  }
+  int status = -1;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  if (!WIFEXITED(status) || WEXITSTATUS(status))
+    fail_msg("the child ended with status %#x", status);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(a_fork_of_an_idle_one),
-      TEST(a_fork_before_new_code),
-      TEST(a_fork_beside_a_guest),
-      TEST(a_fork_among_requests),
       cmocka_unit_test_teardown(the_hosts_signals_are_its_own, put_back),
       cmocka_unit_test_teardown(the_hosts_signals_strike_the_guest, put_back),
       TEST(any_signal_interrupts),
       TEST(threads_with_stacks_of_their_own),
       TEST(the_cpu_is_the_hosts),
       TEST(nothing_is_left_behind),
+      TEST(a_ring_that_comes_late),
   };
   return RUN_BOTH(tests);
 }

@@ -14,8 +14,23 @@ _Thread_local controller_thread controller_current;
 
 /* ---- Forks ---- */
 
+/* Another thread was in ls_update_code, which is not in this process. If it had already moved the code
+ * window, the code for that was complete; else what it was making is left alone for good. */
+static void settle_update(ls_controller *c) {
+  if (!image_fits(controller_code(c)->image, ls_executor_layout(c->executor)) &&
+      image_fits(c->codes[!c->current].image, ls_executor_layout(c->executor))) {
+    c->current = !c->current;
+    c->loaded = true;
+  } else {
+    c->codes[!c->current] = (code){.image = NULL};
+  }
+  c->guest.entry = 0;
+}
+
 /* Locks may have been held and the mailbox in use by threads that are not in this process. */
 static void open_anew(ls_controller *c) {
+  if (pthread_mutex_trylock(&c->building) != 0)
+    settle_update(c);
   pthread_mutex_init(&c->turn, NULL);
   pthread_mutex_init(&c->building, NULL);
   mailbox_open(&c->box, c->executor->attention);

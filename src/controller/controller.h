@@ -33,6 +33,8 @@ typedef struct guest {
   ls_run run;               /* its state is outcome's */
   goal *goal;               /* that somebody waits for, or NULL */
   goal *reached;            /* the same, done: to be told once the guest waits */
+  uint64_t deadline;        /* of its thread's CPU time, ns; 0: none, or the executor counts itself */
+  uint32_t entered;         /* how often since */
   uint64_t entry_id, entry; /* of the last run: an instruction and its address in the code in force; or 0 */
   bool paused;              /* without a goal it waits */
   command command;

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../error.h"
@@ -10,6 +11,14 @@
 #include "controller.h"
 
 enum { INT3 = 0xcc, CS_USER = 0x33 };
+
+/* CPU time of this thread, ns. */
+static uint64_t thread_time(void) {
+  enum { NS_PER_S = 1000000000 };
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
 
 /* ---- Breakpoints: only while the guest runs ---- */
 
@@ -135,24 +144,41 @@ static void end_by_command(ls_controller *c) {
                               .id = gone ? g->gone : now.id};
 }
 
+/* Of a guest that stands before an instruction. */
+static void time_out(ls_controller *c) {
+  ls_position now = place_now(c, LS_RUNNING);
+  c->guest.outcome.stop =
+      (ls_stop){.kind = LS_STOP_TIMEOUT, .instruction = now.instruction, .part = now.part, .id = now.id};
+}
+
+/* The ticks of a guest that is stepped or asked without pause mostly come while it does not run, where nobody
+ * counts them: so the clock itself is looked at now and then. */
+static bool is_out_of_time(guest *g) {
+  enum { EVERY = 64 };
+  return g->deadline && ++g->entered % EVERY == 0 && thread_time() >= g->deadline;
+}
+
 /* What a stop means that is not the guest's own. False: it is the end of the run. */
 static bool goes_on(ls_controller *c, const breakpoint *target) {
   ls_outcome *outcome = &c->guest.outcome;
-  if (outcome->stop.kind == LS_STOP_EXIT)
+  uint32_t kind = outcome->stop.kind;
+  if (kind == LS_STOP_EXIT)
     return false;
-  bool stepped = outcome->stop.kind == LS_STOP_STEPS;
   if (struck(target, outcome)) {
     reach(&c->guest);
     return true;
   }
-  if (!stepped && outcome->stop.kind != LS_STOP_INTERRUPTED)
+  if (kind != LS_STOP_STEPS && kind != LS_STOP_INTERRUPTED && kind != LS_STOP_TIMEOUT)
     return false;
   if (!place_settle(c))
     return false;
-  if (stepped)
+  if (kind == LS_STOP_STEPS)
     count_step(c);
   sample_if_due(c);
-  return true;
+  if (kind != LS_STOP_TIMEOUT && !is_out_of_time(&c->guest))
+    return true;
+  time_out(c);
+  return false;
 }
 
 static ls_status run_guest(ls_controller *c, ls_error *error) {
@@ -203,6 +229,13 @@ static ls_status begin(ls_controller *c, ls_error *error) {
   return LS_OK;
 }
 
+/* The reference counts single steps by the child's clock itself. */
+static void set_limit(ls_controller *c, uint32_t limit_ms) {
+  ls_executor *executor = c->executor;
+  executor->time_left = limit_ms ? time_for(executor, limit_ms) : TIME_ENDLESS;
+  c->guest.deadline = limit_ms && executor->kind == LS_SIGNAL ? thread_time() + executor->time_left : 0;
+}
+
 static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits, ls_error *error) {
   ls_executor *executor = c->executor;
   ls_state *state = &c->guest.outcome.state;
@@ -217,7 +250,7 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
   executor->sample_ticks = 0;
   executor->control->exit = UINT64_MAX;
   executor->control->fuel = limits && limits->fuel ? limits->fuel : UINT64_MAX;
-  executor->time_left = limits && limits->limit_ms ? time_for(executor, limits->limit_ms) : TIME_ENDLESS;
+  set_limit(c, limits ? limits->limit_ms : 0);
   state->rip = address;
   if (state->cs != CS_USER) /* the gate reads it together with SS, which takes long just after a store */
     state->cs = CS_USER;

@@ -1,4 +1,5 @@
 /* New code: laid out while the guest runs, put in place while it waits. */
+#include <errno.h>
 #include <string.h>
 
 #include "../error.h"
@@ -10,6 +11,8 @@
 static ls_status lay_out(ls_controller *c, const ls_program *program, code *next, ls_window *window,
                          ls_error *error) {
   sandbox *box = &c->executor->box;
+  if (!next->image && !(next->image = ls_image_create())) /* see settle_update */
+    return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for code");
   ls_status status = image_lay_out(next->image, program, error); /* first: it looks at what the program is */
   if (!status)
     status = ids_build(&next->ids, program, error);

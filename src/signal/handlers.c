@@ -68,11 +68,20 @@ static ls_status install(int sig, ls_error *error) {
   return LS_OK;
 }
 
+/* A ring or a tick can have been sent to a thread that has not taken it yet, and would meet the default
+ * action: most kill. What is pending is dropped with SIG_IGN. */
+static void drop_pending(int sig) {
+  const kernel_action ignore = {.handler = (uintptr_t)SIG_IGN};
+  if (table[sig].previous.handler == (uintptr_t)SIG_DFL && !(signal_bit(sig) & handlers_fault_mask()))
+    kernel_sigaction(sig, &ignore, NULL);
+}
+
 static void restore(int sig) {
   kernel_action now;
   if (kernel_sigaction(sig, NULL, &now))
     return;
   if (is_ours(&now)) {
+    drop_pending(sig);
     kernel_sigaction(sig, &table[sig].previous, NULL);
   } else if (!table[sig].buried) {
     table[sig].below = table[sig].previous;
