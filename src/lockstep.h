@@ -312,15 +312,20 @@ typedef struct ls_executor ls_executor;
  * the handler that stood there before, and the last destroy puts those back. A thread that runs code
  * borrows an alternate stack, a timer, Syscall User Dispatch, and its signal mask for these signals;
  * ls_thread_release or the thread's end gives them back. At most 1024 threads do so at a time.
- *   While a guest runs the host must not block these signals (a blocked interrupt signal means no time
- * limit), let a handler without SA_ONSTACK strike the guest, whose RSP it would use, or leave the guest by a
- * jump out of a handler. The guest runs in this process: nothing keeps it from the host's memory but its own
- * addresses, nor from what FS and GS point to, nor from instructions that change the thread (WRPKRU, SYSENTER
- * on Intel). Whoever runs code that is not known to be harmless runs it in the reference first, as
+ *   Until ls_thread_release or the last destroy the host must not take the library's handlers or the borrowed
+ * alternate stack away (another handler that calls the one it found is fine, and so is another stack). While
+ * a guest runs it must not block these signals (a blocked interrupt signal means no time limit and no answer
+ * to requests), let a handler without SA_ONSTACK strike the guest, whose RSP it would use, or leave the guest
+ * by a jump out of a handler. An interruption that comes late can end a blocking call of the thread with
+ * EINTR, as any signal can. The guest runs in this process: nothing keeps it from the host's memory but its
+ * own addresses, nor from what FS and GS point to, nor from instructions that change the thread (WRPKRU,
+ * SYSENTER on Intel). Whoever runs code that is not known to be harmless runs it in the reference first, as
  * harness/oracle does. LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by
  * that of the process. The child belongs to the thread that ran it last: a run from another thread, or after
  * that thread has ended, makes a new one (about 2 ms). The kernel sends this process SIGCHLD whenever the
- * child stops: a host that handles that signal should do so with SA_NOCLDSTOP.
+ * child stops: a host that handles that signal should do so with SA_NOCLDSTOP. Meanwhile the host must not
+ * wait for any child (wait, waitpid of -1 or of a process group, waitid with P_ALL): it would take stops of
+ * the child that a run waits for, which then never ends. It waits for its own children by their ids.
  * LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text names which. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
@@ -443,7 +448,12 @@ int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
  * what the CPU has, the registers beyond, which are lost.
  *
  * From inside a visitor or a sample callback, calls for the same controller fail with LS_ERR_BUSY; they must
- * not fork. The exit callback may do everything. */
+ * not fork, and two visitors that call for each other's controllers wait for each other for good. The exit
+ * callback may do everything. All three must return: no jump, exception or pthread_exit out of them. The
+ * thread in ls_execute must not be cancelled (pthread_cancel).
+ *
+ * Not signal safe. A controller or a pointer that a call needs must not be NULL but where this file says so.
+ */
 typedef struct ls_controller ls_controller;
 
 /* Called by ls_execute before it returns LS_OK, in its thread, when the guest is idle again. */
@@ -457,7 +467,8 @@ enum {
 typedef struct ls_controller_options {
   ls_options executor;
   const ls_layout *layout;  /* copied; NULL: the first default layout that is free here, and RSP at the top of
-                               its stack window */
+                               its stack window. LS_SIGNAL: there are LS_LAYOUT_SLOTS of them in a process;
+                               more controllers than that need layouts of their own */
   ls_exit_callback on_exit; /* or NULL */
   void *context;            /* for on_exit */
   uint32_t flags;           /* LS_WITHOUT_X87 */
@@ -492,13 +503,15 @@ ls_status ls_update_code(ls_controller *controller, const ls_program *program, l
 
 typedef struct ls_limits {
   uint64_t fuel;     /* units for programs with LS_PROGRAM_FUEL; 0 = endless */
-  uint32_t limit_ms; /* CPU time; 0 = none */
+  uint32_t limit_ms; /* CPU time; 0 = none. Of the thread (LS_SIGNAL: what it takes to answer requests counts
+                        too) or the child. Rounded up to ticks, or sampling periods if these are longer */
   uint32_t reserved;
 } ls_limits;
 
 /* Runs the guest in this thread from instruction `id` until it stops, with the registers it has. `limits` may
  * be NULL: none. LS_ERR_BUSY if it runs already; LS_ERR_ARGUMENT if there is no code or no such id; else as
- * ls_executor_run. */
+ * ls_executor_run. After LS_ERR_CHILD the registers are those that the guest was last entered with, while
+ * memory is as it left it. */
 ls_status ls_execute(ls_controller *controller, uint64_t id, const ls_limits *limits, ls_stop *stop,
                      ls_error *error);
 
@@ -542,7 +555,8 @@ ls_status ls_pause(ls_controller *controller, ls_error *error);
 ls_status ls_resume(ls_controller *controller, ls_error *error);
 
 /* Executes `count` instructions, at least 1, of a running or paused guest and pauses it; returns when that is
- * done. LS_ERR_IDLE if it is idle or stopped before (ls_execute's stop tells why). */
+ * done. LS_ERR_IDLE if it is idle or stopped before (ls_execute's stop tells why). Processors trap only
+ * behind the instruction after one that loads SS (SDM vol. 3, 6.8.3): those two are one step. */
 ls_status ls_step(ls_controller *controller, uint64_t count, ls_error *error);
 
 /* Lets the guest run until it is about to execute instruction `id` (again, if it is there now), pauses it and

@@ -40,10 +40,14 @@ static const char *field_trouble(const ls_instruction *in) {
 static ls_status check_program(const ls_program *program, ls_error *error) {
   if (!program->instructions || !program->count || program->count > LS_PROGRAM_MAX)
     return error_set(error, LS_ERR_PROGRAM, 0, LS_NONE, "a program has 1 to %d instructions", LS_PROGRAM_MAX);
+  if (program->flags & ~(uint32_t)LS_PROGRAM_FUEL)
+    return error_set(error, LS_ERR_PROGRAM, 0, LS_NONE, "the program's flags have unknown bits");
   for (uint32_t i = 0; i < program->count; i++) {
     const ls_instruction *in = &program->instructions[i];
     if (!in->length || in->length > LS_INSTRUCTION_MAX)
       return refuse(error, i, "its length is not 1 to 15");
+    if (in->flags & ~LS_NEVER_FALLS_THROUGH)
+      return refuse(error, i, "its flags have unknown bits");
     if (!is_link(program, in->next) || !is_link(program, in->jump))
       return refuse(error, i, "a link goes to an instruction that does not exist");
     const char *trouble = field_trouble(in);

@@ -109,6 +109,9 @@ static ls_instruction changed(ls_instruction in, int what) {
     in.field_offset = 3;
     in.field_size = 1;
     break;
+  case 10:
+    in.flags = 2;
+    break;
   default:
     break;
   }
@@ -117,7 +120,7 @@ static ls_instruction changed(ls_instruction in, int what) {
 
 static void impossible_programs_are_refused(void **unused) {
   (void)unused;
-  for (int what = 0; what < 10; what++) {
+  for (int what = 0; what < 11; what++) {
     const ls_instruction good[] = {nop(1), nop(LS_NONE)};
     ls_image *image = build(good, 2, 0);
     size_t size_before, size_after;
