@@ -1,19 +1,17 @@
 #include "inspect/reference.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-#include "forms/scan.h"
+#include "oracle/admission.h"
 
 enum {
   LIMIT_MS = 60,
   PROBE_SLOT = 201, /* of an executor that is asked about addresses: no guest of ours is there */
   ENTRIES_MAX = 16384,
   SEGMENT_MAX = 4096,
-  SEGMENTS = 512, /* places to keep them, by number */
-  CANONICAL_BITS = 47
+  SEGMENTS = 512 /* places to keep them, by number */
 };
 
 #define PLENTY (UINT64_C(1) << 40) /* of fuel, while states are collected */
@@ -83,55 +81,6 @@ ls_executor *reference_child(const reference *r) {
 
 ls_status reference_trouble(const reference *r) {
   return r->trouble;
-}
-
-/* ---- May it run here? ---- */
-
-/* What follows has the rules of the oracle (oracle/oracle.c, admit), for a program that is no test case. */
-
-static bool canonical(uint64_t address) {
-  int64_t top = (int64_t)address >> CANONICAL_BITS;
-  return top == 0 || top == -1;
-}
-
-static bool in_guest(uint64_t address) {
-  const ls_layout *layout = testcase_layout();
-  if (address - layout->gate < LS_PAGE)
-    return true;
-  for (uint32_t i = 0; i < layout->window_count; i++)
-    if (address - layout->windows[i].address < layout->windows[i].size)
-      return true;
-  return false;
-}
-
-static bool faults_here(const reference *r, const ls_stop *stop) {
-  if (stop->code == SI_KERNEL || (stop->signal != SIGSEGV && stop->signal != SIGBUS))
-    return true;
-  return in_guest(stop->address) || ls_address_faults(r->probe, stop->address, 1);
-}
-
-static bool calls_by_itself(const reference *r, const ls_outcome *o) {
-  size_t size;
-  const uint8_t *bytes = ls_image_bytes(r->image, &size);
-  uint64_t at = o->state.rip - 2 - testcase_layout()->windows[TESTCASE_CODE].address;
-  return at < size - 1 && bytes[at] == 0x0f && bytes[at + 1] == 0x05;
-}
-
-/* Besides what the oracle asks: whoever interrupts a guest whose RSP is not canonical makes it fault. */
-static oracle_reason admit(const reference *r, const ls_outcome *o) {
-  if (o->stop.kind == LS_STOP_TIMEOUT)
-    return REASON_TIMEOUT;
-  if (o->touched & LS_TOUCHED_FS_GS)
-    return REASON_FS_GS;
-  if (o->touched & LS_TOUCHED_FOREIGN || (o->stop.kind == LS_STOP_SYSCALL && !calls_by_itself(r, o)))
-    return REASON_FOREIGN;
-  if (o->stop.kind == LS_STOP_SYSCALL && !ls_executor_stops_syscalls(r->probe))
-    return REASON_SYSCALL;
-  if (!canonical(o->state.gpr[LS_RSP]))
-    return REASON_STACK_POINTER;
-  if (o->stop.kind == LS_STOP_FAULT && !faults_here(r, &o->stop))
-    return REASON_ADDRESS;
-  return REASON_NONE;
 }
 
 /* ---- Running ---- */
@@ -204,16 +153,6 @@ static ls_status try_order(reference *r, subject *s, const inspect_ending *endin
 
 /* ---- All of it ---- */
 
-static bool prepare(reference *r, const subject *s, oracle_reason *reason) {
-  bool uses_x87;
-  const ls_program program = subject_program(s);
-  *reason = REASON_PROGRAM;
-  if (ls_image_build(r->image, &program, testcase_layout(), NULL) != LS_OK)
-    return false;
-  *reason = REASON_POLICY;
-  return !scan_image(r->image, &program, r->infos, &uses_x87);
-}
-
 static void forget(reference *r, const subject *s) {
   r->s = s;
   r->used = 0;
@@ -222,21 +161,29 @@ static void forget(reference *r, const subject *s) {
   memset(r->kept, 0, sizeof r->kept);
 }
 
+/* Runs it as it is laid out. *reason as reference_run says. */
+static ls_status try_program(reference *r, oracle_reason *reason, ls_error *error) {
+  const ls_program program = subject_program(r->s);
+  bool uses_x87; /* or not: runs of controllers load it anyway */
+  *reason = admission_of_program(&program, r->image, r->infos, &uses_x87, NULL);
+  if (*reason != REASON_NONE)
+    return LS_OK;
+  ls_status status = run_image(r, r->image, r->s->entry, error);
+  *reason = admission_of_error(status);
+  if (status)
+    return *reason == REASON_NONE ? status : LS_OK;
+  *reason = admission_of_outcome(&r->outcome, r->image, r->probe);
+  if (*reason == REASON_NONE && !admission_bears_interrupts(&r->outcome.state))
+    *reason = REASON_STACK_POINTER;
+  return LS_OK;
+}
+
 ls_status reference_run(reference *r, subject *s, oracle_reason *reason, inspect_ending *ending,
                         ls_error *error) {
   forget(r, s);
-  if (!prepare(r, s, reason))
-    return LS_OK;
-  ls_status status = run_image(r, r->image, s->entry, error);
-  if (status == LS_ERR_STATE || status == LS_ERR_CHILD) {
-    *reason = status == LS_ERR_STATE ? REASON_STATE : REASON_REFERENCE_LOST;
-    return LS_OK;
-  }
-  if (status)
+  ls_status status = try_program(r, reason, error);
+  if (status || *reason != REASON_NONE)
     return status;
-  *reason = admit(r, &r->outcome);
-  if (*reason != REASON_NONE)
-    return LS_OK;
   take_ending(r, ending);
   if (r->outcome.stop.kind == LS_STOP_FUEL)
     s->movable = false; /* what costs fuel depends on the order */
@@ -291,7 +238,7 @@ static void add(stepper *t, const ls_state *state) {
 
 static int note_step(const ls_state *state, void *context) {
   stepper *t = context;
-  t->astray |= !canonical(state->gpr[LS_RSP]);
+  t->astray |= !admission_bears_interrupts(state);
   t->over = reference_segment(t->r->s, state) != t->number;
   if (t->over || t->astray)
     return 1;

@@ -1,21 +1,15 @@
-/* One test case, two executors, one verdict.
- *
- * The reference runs first. Its child holds nothing but the guest's memory, so its outcome proves what the
- * program touches: guest memory only, until it stops, or faults at an address A. The program is admitted to
- * the thread only if it stopped for a reason that the thread can reproduce without touching the host: no
- * instruction that the policy excludes, no poisoned FS or GS base, no time-out, and an A that faults in this
- * process too. */
+/* One test case, two executors, one verdict. The reference runs first: by what it shows, the program is
+ * admitted to the thread or not (admission.h). */
 #include "oracle/oracle.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "forms/scan.h"
+#include "oracle/admission.h"
 #include "oracle/affinity.h"
 
-enum { DEFAULT_LIMIT_MS = 200, CANONICAL_BITS = 47, STEPS_MAX = 1 << 16 };
+enum { DEFAULT_LIMIT_MS = 200, STEPS_MAX = 1 << 16 };
 
 struct oracle {
   oracle_options options;
@@ -25,7 +19,7 @@ struct oracle {
   oracle_counts counts;
   testcase_contents contents;
   scan_info infos[TESTCASE_INSTRUCTIONS_MAX];
-  char trouble[256]; /* why a program was refused */
+  ls_error why; /* a program was refused */
 };
 
 /* ---- Names ---- */
@@ -36,24 +30,33 @@ const char *verdict_name(verdict v) {
 }
 
 static const struct {
-  const char *name, *sentence;
+  const char *name;
+  verdict verdict;
+  const char *sentence;
 } reasons[ORACLE_REASONS] = {
-    [REASON_NONE] = {"none", "both executors agree or disagree"},
-    [REASON_TIMEOUT] = {"timeout", "it used up its CPU time in the reference"},
-    [REASON_STACK_POINTER] = {"stack-pointer", "it faulted with a non-canonical stack pointer, with which a "
-                                               "processor reports faults that depend on timing"},
-    [REASON_REFERENCE_UNSTABLE] = {"reference-unstable", "two runs of the reference ended differently"},
-    [REASON_THREAD_UNSTABLE] = {"thread-unstable", "two runs in the thread ended differently"},
-    [REASON_REFERENCE_LOST] = {"reference-lost", "the reference child was killed from outside"},
-    [REASON_POLICY] = {"policy", "it contains an instruction that is not run in the thread"},
-    [REASON_FS_GS] = {"fs-gs", "it uses or changes the base of FS or GS, which are the host's"},
-    [REASON_FOREIGN] = {"foreign",
+    [REASON_NONE] = {"none", VERDICTS, "both executors agree or disagree"},
+    [REASON_TIMEOUT] = {"timeout", VERDICT_INCONCLUSIVE, "it used up its CPU time in the reference"},
+    [REASON_STACK_POINTER] = {"stack-pointer", VERDICT_INCONCLUSIVE,
+                              "it faulted with a non-canonical stack pointer, with which a processor reports "
+                              "faults that depend on timing"},
+    [REASON_REFERENCE_UNSTABLE] = {"reference-unstable", VERDICT_INCONCLUSIVE,
+                                   "two runs of the reference ended differently"},
+    [REASON_THREAD_UNSTABLE] = {"thread-unstable", VERDICT_INCONCLUSIVE,
+                                "two runs in the thread ended differently"},
+    [REASON_REFERENCE_LOST] = {"reference-lost", VERDICT_INCONCLUSIVE,
+                               "the reference child was killed from outside"},
+    [REASON_POLICY] = {"policy", VERDICT_REFUSED, "it contains an instruction that is not run in the thread"},
+    [REASON_FS_GS] = {"fs-gs", VERDICT_REFUSED,
+                      "it uses or changes the base of FS or GS, which are the host's"},
+    [REASON_FOREIGN] = {"foreign", VERDICT_REFUSED,
                         "it reached the vsyscall page or the inside of the gate, which are not the guest's"},
-    [REASON_ADDRESS] = {"address", "it faults in the reference where this process has memory"},
-    [REASON_SYSCALL] = {"syscall", "it makes a system call, which this kernel cannot stop in the thread"},
-    [REASON_PROGRAM] = {"program", "it cannot be laid out"},
-    [REASON_STATE] = {"state", "the processor does not load its initial state"},
-    [REASON_NO_REFERENCE] = {"no-reference", "tracing is not possible here"},
+    [REASON_ADDRESS] = {"address", VERDICT_REFUSED,
+                        "it faults in the reference where this process has memory"},
+    [REASON_SYSCALL] = {"syscall", VERDICT_REFUSED,
+                        "it makes a system call, which this kernel cannot stop in the thread"},
+    [REASON_PROGRAM] = {"program", VERDICT_REFUSED, "it cannot be laid out"},
+    [REASON_STATE] = {"state", VERDICT_REFUSED, "the processor does not load its initial state"},
+    [REASON_NO_REFERENCE] = {"no-reference", VERDICT_REFUSED, "tracing is not possible here"},
 };
 
 const char *oracle_reason_name(oracle_reason reason) {
@@ -142,82 +145,33 @@ static ls_status run_reference(oracle *o, ls_run *run, ls_outcome *outcome, ls_e
 
 /* ---- Verdicts ---- */
 
-static void conclude(oracle_result *result, verdict v, oracle_reason reason) {
+/* Both ran. */
+static void conclude(oracle_result *result, verdict v) {
   result->verdict = v;
+  result->reason = REASON_NONE;
+}
+
+/* For a reason that is not REASON_NONE: inconclusive or refused. */
+static void turn_down(oracle_result *result, oracle_reason reason) {
+  result->verdict = reasons[reason].verdict;
   result->reason = reason;
 }
 
 /* An executor's refusal that is the test's own doing, or LS_OK turned into a verdict; others are errors. */
 static ls_status conclude_error(oracle_result *result, ls_status status) {
-  switch (status) {
-  case LS_ERR_STATE:
-    conclude(result, VERDICT_REFUSED, REASON_STATE);
-    return LS_OK;
-  case LS_ERR_CHILD:
-    conclude(result, VERDICT_INCONCLUSIVE, REASON_REFERENCE_LOST);
-    return LS_OK;
-  case LS_ERR_NO_REFERENCE:
-    conclude(result, VERDICT_REFUSED, REASON_NO_REFERENCE);
-    return LS_OK;
-  default:
+  oracle_reason reason = status == LS_ERR_NO_REFERENCE ? REASON_NO_REFERENCE : admission_of_error(status);
+  if (reason == REASON_NONE)
     return status;
-  }
-}
-
-static bool canonical(uint64_t address) {
-  int64_t top = (int64_t)address >> CANONICAL_BITS;
-  return top == 0 || top == -1;
-}
-
-/* In a window, or in the page at the gate: mapped alike in both executors. */
-static bool in_guest(const ls_layout *layout, uint64_t address) {
-  if (address - layout->gate < LS_PAGE)
-    return true;
-  for (uint32_t i = 0; i < layout->window_count; i++)
-    if (address - layout->windows[i].address < layout->windows[i].size)
-      return true;
-  return false;
-}
-
-/* Will the access that faulted in the reference fault in this process? Guest windows have the same access in
- * both. */
-static bool faults_here(oracle *o, const ls_stop *stop) {
-  if (stop->code == SI_KERNEL) /* #GP and the like: no address is involved */
-    return true;
-  if (stop->signal != SIGSEGV && stop->signal != SIGBUS)
-    return true;
-  return in_guest(testcase_layout(), stop->address) || ls_address_faults(o->thread, stop->address, 1);
-}
-
-/* Was the system call made by a SYSCALL of the guest's own, which the thread can stop? SYSENTER on Intel
- * leaves RIP in the vDSO. */
-static bool calls_by_itself(const oracle *o, const ls_outcome *r) {
-  size_t size;
-  const uint8_t *bytes = ls_image_bytes(o->image, &size);
-  uint64_t at = r->state.rip - 2 - testcase_layout()->windows[TESTCASE_CODE].address;
-  return at < size - 1 && bytes[at] == 0x0f && bytes[at + 1] == 0x05;
+  turn_down(result, reason);
+  return LS_OK;
 }
 
 /* Decides by the reference's outcome whether the thread may run it. True: it may. */
 static bool admit(oracle *o, oracle_result *result) {
-  const ls_outcome *r = &result->reference;
-  if (r->stop.kind == LS_STOP_TIMEOUT) {
-    conclude(result, VERDICT_INCONCLUSIVE, REASON_TIMEOUT);
-  } else if (r->touched & LS_TOUCHED_FS_GS) {
-    conclude(result, VERDICT_REFUSED, REASON_FS_GS);
-  } else if (r->touched & LS_TOUCHED_FOREIGN || (r->stop.kind == LS_STOP_SYSCALL && !calls_by_itself(o, r))) {
-    conclude(result, VERDICT_REFUSED, REASON_FOREIGN);
-  } else if (r->stop.kind == LS_STOP_SYSCALL && !ls_executor_stops_syscalls(o->thread)) {
-    conclude(result, VERDICT_REFUSED, REASON_SYSCALL);
-  } else if (r->stop.kind == LS_STOP_FAULT && r->stop.code == SI_KERNEL && r->stop.signal != SIGTRAP &&
-             !canonical(r->state.gpr[LS_RSP])) {
-    conclude(result, VERDICT_INCONCLUSIVE, REASON_STACK_POINTER);
-  } else if (r->stop.kind == LS_STOP_FAULT && !faults_here(o, &r->stop)) {
-    conclude(result, VERDICT_REFUSED, REASON_ADDRESS);
-  } else {
-    return true;
-  }
-  return false;
+  oracle_reason reason = admission_of_outcome(&result->reference, o->image, o->thread);
+  if (reason != REASON_NONE)
+    turn_down(result, reason);
+  return reason == REASON_NONE;
 }
 
 /* ---- What a program does that its instructions do not show ---- */
@@ -270,7 +224,7 @@ static ls_status confirm(oracle *o, ls_run *run, oracle_result *result, ls_error
   outcome_digest thread = outcome_digest_of(&result->thread, o->thread);
   ls_status status = run_reference(o, run, &result->reference, error);
   if (!status && !digest_equal(reference, outcome_digest_of(&result->reference, o->reference))) {
-    conclude(result, VERDICT_INCONCLUSIVE, REASON_REFERENCE_UNSTABLE);
+    turn_down(result, REASON_REFERENCE_UNSTABLE);
     return LS_OK;
   }
   if (status)
@@ -279,7 +233,7 @@ static ls_status confirm(oracle *o, ls_run *run, oracle_result *result, ls_error
   if (status)
     return status;
   if (!digest_equal(thread, outcome_digest_of(&result->thread, o->thread))) {
-    conclude(result, VERDICT_INCONCLUSIVE, REASON_THREAD_UNSTABLE);
+    turn_down(result, REASON_THREAD_UNSTABLE);
     return LS_OK;
   }
   return explain(o, run, result, error);
@@ -292,7 +246,7 @@ static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error
   if (status)
     return conclude_error(result, status);
   if (hidden.excluded) {
-    conclude(result, VERDICT_REFUSED, REASON_POLICY);
+    turn_down(result, REASON_POLICY);
     result->detail = hidden.excluded->name;
     return LS_OK;
   }
@@ -303,7 +257,7 @@ static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error
   status = run_reference(o, run, &result->reference, error); /* its memory is that of the stepped run now */
   if (status)
     return conclude_error(result, status);
-  conclude(result, VERDICT_DIFFERENT, REASON_NONE);
+  conclude(result, VERDICT_DIFFERENT);
   outcome_compare(&result->reference, &result->thread, o->reference, o->thread, &result->differences);
   return LS_OK;
 }
@@ -311,17 +265,10 @@ static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error
 /* Lays the program out and looks through it. True: it may be tried. */
 static bool prepare(oracle *o, const ls_program *program, ls_run *run, oracle_result *result) {
   bool uses_x87;
-  ls_error why;
-  if (ls_image_build(o->image, program, testcase_layout(), &why) != LS_OK) {
-    conclude(result, VERDICT_REFUSED, REASON_PROGRAM);
-    snprintf(o->trouble, sizeof o->trouble, "%s", why.text);
-    result->detail = o->trouble;
-    return false;
-  }
-  const policy_row *row = scan_image(o->image, program, o->infos, &uses_x87);
-  if (row) {
-    conclude(result, VERDICT_REFUSED, REASON_POLICY);
-    result->detail = row->name;
+  oracle_reason reason = admission_of_program(program, o->image, o->infos, &uses_x87, &o->why);
+  if (reason != REASON_NONE) {
+    turn_down(result, reason);
+    result->detail = o->why.text;
     return false;
   }
   run->uses = uses_x87 ? LS_USES_X87 : 0;
@@ -342,7 +289,7 @@ static ls_status judge(oracle *o, ls_run *run, oracle_result *result, ls_error *
   if (status) /* the reference could run it: not the test's doing */
     return status;
   if (outcome_equal(&result->reference, &result->thread, o->reference, o->thread)) {
-    conclude(result, VERDICT_SAME, REASON_NONE);
+    conclude(result, VERDICT_SAME);
     return LS_OK;
   }
   return confirm(o, run, result, error);
