@@ -326,6 +326,51 @@ static void traces_are_what_stepping_shows(void **unused) {
   assert_true(programs > PROGRAMS / 4 && looped > PROGRAMS / 10 && compared > programs * 10);
 }
 
+/* One instruction on RAX, in a loop. */
+static void access_subject(subject *s, const char *code, uint64_t rax) {
+  static testcase test;
+  static uint8_t bytes[SUBJECT_HEADER + TESTCASE_SIZE_MAX];
+  testcase_init(&test);
+  test.instructions[0].length = 2;
+  memcpy(test.instructions[0].bytes, code, 2);
+  test.state.gpr[LS_RAX] = rax;
+  testcase_normalise(&test);
+  size_t size = testcase_encode(&test, bytes + SUBJECT_HEADER, TESTCASE_SIZE_MAX);
+  subject_decode(s, bytes, SUBJECT_HEADER + size);
+}
+
+/* With a larger window the code moves away, and what was there faults in another way or not at all. */
+static void what_looks_at_its_code_stays_where_it_is(void **unused) {
+  (void)unused;
+  static const char *const accesses[] = {"\x8a\x00", "\x88\x00"}; /* mov al, [rax]; mov [rax], al */
+  static subject s;
+  static inspect_ending ending;
+  const ls_window *code = &testcase_layout()->windows[TESTCASE_CODE];
+  const uint64_t data = testcase_layout()->windows[TESTCASE_DATA].address;
+  const struct {
+    uint64_t address;
+    bool movable;
+  } places[] = {{data, true},
+                {data - 1, true},
+                {0x10, true},
+                {code->address, false},
+                {code->address + code->size - 1, false},
+                {code->address - 1, false},
+                {code->address + code->size, false}};
+  ls_error error;
+  reference *ref;
+  oracle_reason reason;
+  assert_int_equal(reference_create(&ref, &error), LS_OK);
+  for (size_t i = 0; i < 2 * sizeof places / sizeof *places; i++) {
+    access_subject(&s, accesses[i % 2], places[i / 2].address);
+    assert_int_equal(reference_run(ref, &s, &reason, &ending, &error), LS_OK);
+    if (reason != REASON_NONE || s.movable != places[i / 2].movable)
+      fail_msg("%s 0x%llx: %s, %s", i % 2 ? "write" : "read", (unsigned long long)places[i / 2].address,
+               oracle_reason_name(reason), s.movable ? "movable" : "fixed");
+  }
+  reference_destroy(ref);
+}
+
 /* ---- The whole ---- */
 
 enum { ROUNDS = TSAN || ASAN ? 30 : 60 };
@@ -482,6 +527,7 @@ int main(void) {
   };
   const struct CMUnitTest with_reference[] = {
       cmocka_unit_test(traces_are_what_stepping_shows),
+      cmocka_unit_test(what_looks_at_its_code_stays_where_it_is),
       cmocka_unit_test(a_controller_that_lies_is_found_out),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);

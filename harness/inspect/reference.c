@@ -11,7 +11,8 @@ enum {
   PROBE_SLOT = 201, /* of an executor that is asked about addresses: no guest of ours is there */
   ENTRIES_MAX = 16384,
   SEGMENT_MAX = 4096,
-  SEGMENTS = 512 /* places to keep them, by number */
+  SEGMENTS = 512,     /* places to keep them, by number */
+  ELSEWHERE = 0x30000 /* from where the code window is: beyond its end, and before any other */
 };
 
 #define PLENTY (UINT64_C(1) << 40) /* of fuel, while states are collected */
@@ -22,7 +23,8 @@ typedef struct kept_segment {
 } kept_segment;
 
 struct reference {
-  ls_executor *child, *probe;
+  ls_layout moved_layout;
+  ls_executor *child, *moved_child, *probe;
   ls_image *image, *moved_image;
   ls_instruction order[SUBJECT_MAX];
   scan_info infos[SUBJECT_MAX];
@@ -39,20 +41,27 @@ struct reference {
 
 /* ---- Making and ending ---- */
 
+static ls_status create_executors(reference *r, ls_error *error) {
+  ls_layout layout;
+  ls_layout_default(&layout, PROBE_SLOT);
+  r->moved_layout = *testcase_layout();
+  r->moved_layout.windows[TESTCASE_CODE].address += ELSEWHERE;
+  ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &r->child, error);
+  if (!status)
+    status = ls_executor_create(LS_PTRACE, &r->moved_layout, NULL, &r->moved_child, error);
+  return status ? status : ls_executor_create(LS_SIGNAL, &layout, NULL, &r->probe, error);
+}
+
 ls_status reference_create(reference **out, ls_error *error) {
   reference *r = aligned_alloc(64, (sizeof *r + 63) / 64 * 64);
   if (!r)
     return LS_ERR_MEMORY;
   memset(r, 0, sizeof *r);
-  ls_layout layout;
-  ls_layout_default(&layout, PROBE_SLOT);
   r->image = ls_image_create();
   r->moved_image = ls_image_create();
   ls_status status = r->image && r->moved_image ? LS_OK : LS_ERR_MEMORY;
   if (!status)
-    status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &r->child, error);
-  if (!status)
-    status = ls_executor_create(LS_SIGNAL, &layout, NULL, &r->probe, error);
+    status = create_executors(r, error);
   if (status) {
     reference_destroy(r);
     return status;
@@ -65,6 +74,7 @@ void reference_destroy(reference *r) {
   if (!r)
     return;
   ls_executor_destroy(r->probe);
+  ls_executor_destroy(r->moved_child);
   ls_executor_destroy(r->child);
   ls_image_destroy(r->moved_image);
   ls_image_destroy(r->image);
@@ -85,25 +95,26 @@ ls_status reference_trouble(const reference *r) {
 
 /* ---- Running ---- */
 
-static ls_status load_memory(reference *r, ls_error *error) {
-  return ls_executor_reset(r->child, r->s->contents.window, error);
+static ls_status load_memory(reference *r, ls_executor *child, ls_error *error) {
+  return ls_executor_reset(child, r->s->contents.window, error);
 }
 
-static ls_status run_once(reference *r, const ls_state *from, uint32_t entry, uint64_t fuel,
-                          ls_error *error) {
+static ls_status run_once(reference *r, ls_executor *child, const ls_state *from, uint32_t entry,
+                          uint64_t fuel, ls_error *error) {
   const ls_run run = {.state = from, .entry = entry, .uses = LS_USES_X87, .fuel = fuel, .limit_ms = LIMIT_MS};
-  return ls_executor_run(r->child, &run, &r->outcome, error);
+  return ls_executor_run(child, &run, &r->outcome, error);
 }
 
 /* From the start; with one more try if the child was killed from outside. */
-static ls_status run_image(reference *r, const ls_image *image, uint32_t entry, ls_error *error) {
+static ls_status run_image(reference *r, ls_executor *child, const ls_image *image, uint32_t entry,
+                           ls_error *error) {
   ls_status status = LS_OK;
   for (int tries = 0; tries < 2; tries++) {
-    status = ls_executor_load(r->child, image, error);
+    status = ls_executor_load(child, image, error);
     if (!status)
-      status = load_memory(r, error);
+      status = load_memory(r, child, error);
     if (!status)
-      status = run_once(r, &r->s->state, entry, r->s->fuel, error);
+      status = run_once(r, child, &r->s->state, entry, r->s->fuel, error);
     if (status != LS_ERR_CHILD)
       break;
   }
@@ -119,33 +130,36 @@ static void take_ending(const reference *r, inspect_ending *ending) {
     memcpy(ending->memory[i], ls_executor_memory(r->child, i), testcase_layout()->windows[i].size);
 }
 
-/* ---- Does the order matter? ---- */
+/* ---- Does it matter where the code is? ---- */
 
 static bool same_words(const ls_outcome *a, const inspect_ending *b) {
   ls_state one = a->state, other = b->state;
+  const ls_stop *s = &a->stop, *t = &b->stop;
   ls_state_canonicalise(&one);
   one.rip = other.rip = 0;
-  return a->stop.kind == b->stop.kind && a->stop.id == b->stop.id && a->stop.part == b->stop.part &&
-         memcmp(&one, &other, sizeof one) == 0;
+  return s->kind == t->kind && s->id == t->id && s->part == t->part && s->signal == t->signal &&
+         s->code == t->code && memcmp(&one, &other, sizeof one) == 0;
 }
 
 static bool same_memory(const reference *r, const inspect_ending *ending) {
   for (uint32_t i = TESTCASE_DATA; i < TESTCASE_WINDOWS; i++) {
     size_t size = testcase_layout()->windows[i].size - (i == TESTCASE_STACK ? LS_CONTROL_SIZE : 0);
-    if (memcmp(ending->memory[i], ls_executor_memory(r->child, i), size) != 0)
+    if (memcmp(ending->memory[i], ls_executor_memory(r->moved_child, i), size) != 0)
       return false;
   }
   return true;
 }
 
-static ls_status try_order(reference *r, subject *s, const inspect_ending *ending, ls_error *error) {
+/* In another order and in another window: does it end in the same way? What looks at its code, or at where
+ * that was, does not. */
+static ls_status try_elsewhere(reference *r, subject *s, const inspect_ending *ending, ls_error *error) {
   subject_shuffle(s, r->order);
   const ls_program program = {r->order, s->count, s->flags};
   uint32_t entry = 0;
   while (r->order[entry].id != s->list[s->entry].id)
     entry++;
-  s->movable = ls_image_build(r->moved_image, &program, testcase_layout(), NULL) == LS_OK;
-  ls_status status = s->movable ? run_image(r, r->moved_image, entry, error) : LS_OK;
+  s->movable = ls_image_build(r->moved_image, &program, &r->moved_layout, NULL) == LS_OK;
+  ls_status status = s->movable ? run_image(r, r->moved_child, r->moved_image, entry, error) : LS_OK;
   if (!status)
     s->movable = s->movable && same_words(&r->outcome, ending) && same_memory(r, ending);
   return status;
@@ -168,7 +182,7 @@ static ls_status try_program(reference *r, oracle_reason *reason, ls_error *erro
   *reason = admission_of_program(&program, r->image, r->infos, &uses_x87, NULL);
   if (*reason != REASON_NONE)
     return LS_OK;
-  ls_status status = run_image(r, r->image, r->s->entry, error);
+  ls_status status = run_image(r, r->child, r->image, r->s->entry, error);
   *reason = admission_of_error(status);
   if (status)
     return *reason == REASON_NONE ? status : LS_OK;
@@ -187,9 +201,7 @@ ls_status reference_run(reference *r, subject *s, oracle_reason *reason, inspect
   take_ending(r, ending);
   if (r->outcome.stop.kind == LS_STOP_FUEL)
     s->movable = false; /* what costs fuel depends on the order */
-  if (s->movable)
-    status = try_order(r, s, ending, error);
-  return status ? status : ls_executor_load(r->child, r->image, error);
+  return s->movable ? try_elsewhere(r, s, ending, error) : LS_OK;
 }
 
 /* ---- States ---- */
@@ -276,7 +288,7 @@ static trace_end step_through(reference *r, stepper *t) {
 /* ---- Getting to a segment ---- */
 
 static bool begin_again(reference *r) {
-  r->trouble = load_memory(r, NULL);
+  r->trouble = load_memory(r, r->child, NULL);
   r->at = r->s->state;
   r->at_segment = r->trouble ? UINT64_MAX : 0;
   return !r->trouble;
@@ -299,7 +311,7 @@ static bool run_to(reference *r, uint64_t number) {
   from.gpr[s->counter] = number - r->at_segment;
   from.fs = from.gs = 0;
   r->at_segment = UINT64_MAX;
-  r->trouble = run_once(r, &from, entry, PLENTY, NULL);
+  r->trouble = run_once(r, r->child, &from, entry, PLENTY, NULL);
   const ls_stop *stop = &r->outcome.stop;
   if (r->trouble || stop->kind != LS_STOP_EXIT || stop->instruction != subject_exit(s))
     return false;
