@@ -270,7 +270,7 @@ static void samples_among_requests(void **unused) {
   related_load(g);
   must(ls_sample_start(g->controller, 1000, check_sample, &t, 0, &error));
   start(g, 1);
-  for (int i = 0; i < 3000 || g->cells[0] < 20000000; i++) {
+  for (int i = 0; i < 3000 || g->cells[0] < 100000000; i++) {
     is_related(g, "among samples");
     if (i % 50 == 0)
       load(g, related_code());
