@@ -1,4 +1,4 @@
-/* Which forms this CPU runs: an example of each is run once in the reference executor. CPUID would have to be
+/* Which forms this CPU runs: an example of each is run in the reference executor. CPUID would have to be
  * translated form by form, and says nothing of what a hypervisor or the kernel's XCR0 takes away. */
 #include "forms/probe.h"
 
@@ -10,7 +10,8 @@
 
 enum {
   PROBE_LIMIT_MS = 100, /* a form that waits that long does run */
-  PROBE_ATTEMPTS = 3    /* a child can be lost for reasons outside */
+  PROBE_ATTEMPTS = 3,   /* a child can be lost for reasons outside */
+  PROBE_CONFIRMED = 2   /* now and then some hypervisors report #UD for what they emulate for once */
 };
 
 typedef struct prober {
@@ -53,6 +54,11 @@ static ls_status run_patiently(const prober *p, const ls_run *run, ls_outcome *o
   return status;
 }
 
+static bool is_illegal(const prober *p, const ls_outcome *outcome) {
+  return outcome->stop.kind == LS_STOP_FAULT && outcome->stop.signal == SIGILL &&
+         outcome->state.rip == ls_image_address(p->image, 0);
+}
+
 static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_error *error) {
   form_example example;
   uint8_t length;
@@ -67,14 +73,13 @@ static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_
   ls_status status = ls_image_build(p->image, &program, p->layout, error);
   if (status == LS_OK)
     status = ls_executor_load(p->reference, p->image, error);
-  if (status == LS_OK)
+  *support = FORM_ILLEGAL;
+  for (unsigned i = 0; i < PROBE_CONFIRMED && status == LS_OK && *support == FORM_ILLEGAL; i++) {
     status = run_patiently(p, &run, &outcome, error);
-  if (status != LS_OK)
-    return status;
-  const bool illegal = outcome.stop.kind == LS_STOP_FAULT && outcome.stop.signal == SIGILL &&
-                       outcome.state.rip == ls_image_address(p->image, 0);
-  *support = illegal ? FORM_ILLEGAL : FORM_RUNS;
-  return LS_OK;
+    if (status == LS_OK && !is_illegal(p, &outcome))
+      *support = FORM_RUNS;
+  }
+  return status;
 }
 
 ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error) {
