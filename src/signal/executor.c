@@ -11,6 +11,7 @@
 #include "../error.h"
 #include "../flags.h"
 #include "handlers.h"
+#include "stepping.h"
 #include "thread.h"
 
 enum { XMM_SIZE = 16, YMM_SIZE = 32, ZMM_SIZE = 64, LOW_REGISTERS = 16 };
@@ -51,7 +52,7 @@ static void finish(const signal_executor *executor, const ls_run *run, ls_outcom
 RARE static uint32_t prepare_steps(const signal_executor *executor, const ls_state *state, uint64_t entry,
                                    thread_record *record) {
   record->guest_tf = (state->rflags & RFLAGS_TF) != 0;
-  handler_expect_step(record, executor, entry, state->gpr[LS_RSP]);
+  stepping_expect(record, executor, entry, state->gpr[LS_RSP]);
   return GATE_FORCE_TF;
 }
 

@@ -15,6 +15,7 @@
 
 #include "../flags.h"
 #include "handlers.h"
+#include "stepping.h"
 #include "thread.h"
 
 /* Where a signal struck. */
@@ -26,22 +27,11 @@ typedef enum place {
   PLACE_GUEST
 } place;
 
-/* What an instruction about to be stepped does to stepping. */
-typedef enum step_effect {
-  STEP_PLAIN,
-  STEP_REPEATS,      /* a repeated string instruction: traps after every repetition */
-  STEP_PUSHES_FLAGS, /* PUSHF: would show the guest our TF */
-  STEP_SETS_TF       /* POPF or IRET of an image with TF: from here on TF is the guest's */
-} step_effect;
-
 enum {
   ARCH_SET_GS_BASE = 0x1001, /* asm/prctl.h */
   ARCH_SET_FS_BASE = 0x1002,
   REPEAT_ROOM = 136, /* see handler_repeat_call */
-  PREFIXES_MAX = 14,
-  REPNE = 0xf2,
-  REPE = 0xf3,
-  USER_CS = 0x33, /* asm/segment.h */
+  USER_CS = 0x33,    /* asm/segment.h */
   USER_SS = 0x2b,
   SS_SHIFT = 48 /* REG_CSGSFS: CS, GS, FS, SS; the kernel fills in CS and SS only */
 };
@@ -287,55 +277,6 @@ static void repeat_host_call(greg_t *regs) {
 
 /* ---- Stepping ---- */
 
-/* Guest memory through this process's alias, or NULL if [address, address + size) lies in no window. */
-static uint8_t *guest_memory(const sandbox *box, uint64_t address, uint64_t size) {
-  uint32_t window = sandbox_window(box, address, size);
-  if (window == LS_NONE)
-    return NULL;
-  return box->alias + box->offset[window] + (address - box->layout.windows[window].address);
-}
-
-static bool is_prefix(uint8_t byte) {
-  return byte == 0x66 || byte == 0x67 || byte == 0xf2 || byte == 0xf3 || (byte & 0xe7) == 0x26 ||
-         (byte & 0xfe) == 0x64 || (byte & 0xf0) == 0x40;
-}
-
-static uint8_t opcode_at(const sandbox *box, uint64_t rip, bool *repeated) {
-  for (int i = 0; i <= PREFIXES_MAX; i++) {
-    const uint8_t *byte = guest_memory(box, rip + (uint64_t)i, 1);
-    if (!byte)
-      return 0;
-    if (!is_prefix(*byte))
-      return *byte;
-    *repeated |= *byte == REPNE || *byte == REPE;
-  }
-  return 0;
-}
-
-/* INS and OUTS; MOVS and CMPS; STOS, LODS and SCAS. */
-static bool is_string(uint8_t opcode) {
-  return (opcode & 0xfc) == 0x6c || (opcode & 0xfc) == 0xa4 || (opcode >= 0xaa && opcode <= 0xaf);
-}
-
-static step_effect step_effect_of(const sandbox *box, uint64_t rip, uint64_t rsp) {
-  enum { PUSHF = 0x9c, POPF = 0x9d, IRET = 0xcf, TF_BYTE = 1, IRET_FLAGS = 16 };
-  bool repeated = false;
-  uint8_t opcode = opcode_at(box, rip, &repeated);
-  if (repeated && is_string(opcode))
-    return STEP_REPEATS;
-  if (opcode == PUSHF)
-    return STEP_PUSHES_FLAGS;
-  if (opcode != POPF && opcode != IRET)
-    return STEP_PLAIN;
-  const uint8_t *flags = guest_memory(box, rsp + (opcode == IRET ? IRET_FLAGS : 0), 2);
-  return flags && flags[TF_BYTE] & RFLAGS_TF >> 8 ? STEP_SETS_TF : STEP_PLAIN;
-}
-
-void handler_expect_step(thread_record *record, const signal_executor *executor, uint64_t rip, uint64_t rsp) {
-  record->coming_at = rip;
-  record->coming = step_effect_of(&executor->base.box, rip, rsp);
-}
-
 /* A trap of a stepped run. The guest's own TF makes the trap after the next instruction the guest's. */
 static void step(thread_record *record, const siginfo_t *info, greg_t *regs, handler_frame *frame) {
   const signal_executor *executor = record->running;
@@ -347,7 +288,7 @@ static void step(thread_record *record, const siginfo_t *info, greg_t *regs, han
   if (record->coming == STEP_REPEATS && rip == record->coming_at)
     return;
   if (record->coming == STEP_PUSHES_FLAGS) {
-    uint8_t *pushed = guest_memory(&executor->base.box, rsp, 2);
+    uint8_t *pushed = stepping_memory(&executor->base.box, rsp, 2);
     if (pushed)
       pushed[1] &= (uint8_t) ~(RFLAGS_TF >> 8);
   }
@@ -358,7 +299,7 @@ static void step(thread_record *record, const siginfo_t *info, greg_t *regs, han
     stop(record, LS_STOP_STEPS, info, regs, frame);
   } else {
     record->steps_left--;
-    handler_expect_step(record, executor, rip, rsp);
+    stepping_expect(record, executor, rip, rsp);
     regs[REG_EFL] |= RFLAGS_TF;
   }
 }

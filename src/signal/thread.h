@@ -114,10 +114,6 @@ void thread_drop_timers(int sig);
 /* 1 if the kernel has Syscall User Dispatch. */
 bool thread_can_dispatch(void);
 
-/* Notes what the instruction at `rip` will do to stepping. In handler.c; signal safe. */
-HIDDEN void handler_expect_step(thread_record *record, const signal_executor *executor, uint64_t rip,
-                                uint64_t rsp);
-
 /* Sends thread `tid` the signal `sig` so that handle_signal knows it for a ring and nothing else: it does
  * what attention asks for. In handler.c; signal safe. */
 HIDDEN void handler_ring(int tid, int sig);
