@@ -56,13 +56,6 @@ bool admission_bears_interrupts(const ls_state *state) {
   return top == 0 || top == -1;
 }
 
-static oracle_reason admission_of_fault(const ls_outcome *reference, ls_executor *here) {
-  const ls_stop *stop = &reference->stop;
-  if (stop->code == SI_KERNEL && stop->signal != SIGTRAP && !admission_bears_interrupts(&reference->state))
-    return REASON_STACK_POINTER;
-  return faults_here(stop, here) ? REASON_NONE : REASON_ADDRESS;
-}
-
 /* Was the system call made by a SYSCALL of the guest's own, which the thread can stop? SYSENTER on Intel
  * leaves RIP in the vDSO. */
 static bool calls_by_itself(const ls_outcome *reference, const ls_image *image) {
@@ -87,5 +80,6 @@ oracle_reason admission_of_outcome(const ls_outcome *reference, const ls_image *
     return touched & LS_TOUCHED_FS_GS ? REASON_FS_GS : REASON_FOREIGN;
   if (reference->stop.kind == LS_STOP_SYSCALL)
     return admission_of_call(reference, image, here);
-  return reference->stop.kind == LS_STOP_FAULT ? admission_of_fault(reference, here) : REASON_NONE;
+  return reference->stop.kind != LS_STOP_FAULT || faults_here(&reference->stop, here) ? REASON_NONE
+                                                                                      : REASON_ADDRESS;
 }

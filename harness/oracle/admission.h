@@ -27,13 +27,12 @@ oracle_reason admission_of_error(ls_status status);
 
 /* After the reference ran it: may it run in this process? `image` is what ran, `here` any in-thread executor
  * of this process, with the layout of test cases or another one; it is asked about the kernel and about
- * addresses, and runs nothing. REASON_TIMEOUT, _FS_GS, _FOREIGN, _SYSCALL, _STACK_POINTER, _ADDRESS. */
+ * addresses, and runs nothing. REASON_TIMEOUT, _FS_GS, _FOREIGN, _SYSCALL, _ADDRESS. */
 oracle_reason admission_of_outcome(const ls_outcome *reference, const ls_image *image, ls_executor *here);
 
-/* Can the kernel return to this state from an interrupt? To an RSP that is not canonical it cannot, and what
- * the guest gets then looks like a #GP of its own. Interrupts that come by chance leave only such a fault in
- * doubt: REASON_STACK_POINTER above. A program that is interrupted on purpose, again and again, must never be
- * in another state, which is for the caller to see to. */
+/* Can the kernel return to this state from an interrupt? To an RSP that is not canonical it cannot: executors
+ * then enter the guest anew, which takes long if it happens again and again. So a program that is interrupted
+ * on purpose should never be in another state, which is for the caller to see to (REASON_STACK_POINTER). */
 bool admission_bears_interrupts(const ls_state *state);
 
 #endif

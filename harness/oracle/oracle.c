@@ -37,8 +37,7 @@ static const struct {
     [REASON_NONE] = {"none", VERDICTS, "both executors agree or disagree"},
     [REASON_TIMEOUT] = {"timeout", VERDICT_INCONCLUSIVE, "it used up its CPU time in the reference"},
     [REASON_STACK_POINTER] = {"stack-pointer", VERDICT_INCONCLUSIVE,
-                              "it faulted with a non-canonical stack pointer, with which a processor reports "
-                              "faults that depend on timing"},
+                              "its stack pointer is not canonical, which makes interruptions slow"},
     [REASON_REFERENCE_UNSTABLE] = {"reference-unstable", VERDICT_INCONCLUSIVE,
                                    "two runs of the reference ended differently"},
     [REASON_THREAD_UNSTABLE] = {"thread-unstable", VERDICT_INCONCLUSIVE,

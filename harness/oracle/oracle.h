@@ -22,7 +22,7 @@ const char *verdict_name(verdict v); /* "same", "different", "inconclusive", "re
 typedef enum oracle_reason {
   REASON_NONE,          /* same, different */
   REASON_TIMEOUT,       /* inconclusive: the reference ran out of CPU time */
-  REASON_STACK_POINTER, /* inconclusive: #GP with a non-canonical RSP (facts: a spurious fault at a tick) */
+  REASON_STACK_POINTER, /* inconclusive, of programs that are interrupted on purpose: RSP is not canonical */
   REASON_REFERENCE_UNSTABLE, /* inconclusive: the reference disagrees with itself */
   REASON_THREAD_UNSTABLE,    /* inconclusive: the thread disagrees with itself */
   REASON_REFERENCE_LOST,     /* inconclusive: the child was killed from outside */
