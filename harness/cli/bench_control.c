@@ -344,18 +344,34 @@ static void loop_work_sampled(void *suite, int times) {
   bench_go_on();
 }
 
+/* What samples cost at the least that come a thousand times a second, not as often as the kernel looks at
+ * timers of CPU time. */
+static void loop_work_timed(void *suite, int times) {
+  bench_pause();
+  floor_timer timer;
+  if (floor_timer_start(&timer, RATE))
+    bench_give_up("floor", "no timer");
+  bench_go_on();
+  do_work(suite, times);
+  bench_pause();
+  floor_timer_stop(&timer);
+  bench_go_on();
+}
+
 static const bench_row rows[] = {
     {"get_state", loop_answer, loop_get_state, 500, 1.2, BENCH_AT_MOST, 0, 0},
     {"ptrace_over_get_state", loop_get_state, loop_peer, 500, 2, BENCH_AT_LEAST, 0, 0},
+    {"ptrace_over_answer", loop_answer, loop_peer, 500, 0, BENCH_NONE, 0, 0},
     {"get_state_ptrace", loop_peer, loop_get_state_child, 200, 0, BENCH_NONE, 0, 0},
     {"change_state", loop_answer, loop_change_state, 500, 1.2, BENCH_AT_MOST, 0, 0},
     {"cancel", loop_answer, loop_cancel, 200, 1.2, BENCH_AT_MOST, 0, 0},
     {"step", loop_bare_steps, loop_steps, 250, 1.2, BENCH_AT_MOST, FLOOR_ROUND, 0},
-    {"execute", loop_bare, loop_execute, 20000, 1.5, BENCH_AT_MOST, 0, 0},
-    {"execute_x87", loop_bare_x87, loop_execute_x87, 20000, 1.5, BENCH_AT_MOST, 0, 0},
+    {"execute", loop_bare_x87, loop_execute_x87, 20000, 1.5, BENCH_AT_MOST, 0, 0},
+    {"execute_without_x87", loop_bare, loop_execute, 20000, 1.5, BENCH_AT_MOST, 0, 0},
     {"update_10000_each", loop_build, loop_update, 10, 100, BENCH_NS_AT_MOST, MANY, 0},
     {"update_65536", loop_build_most, loop_update_most, 2, 20e6, BENCH_NS_AT_MOST, 0, 0},
     {"sampled_1khz", loop_work, loop_work_sampled, 8, 1.02, BENCH_AT_MOST, 0, CLOCK_THREAD_CPUTIME_ID},
+    {"finer_timer_1khz", loop_work, loop_work_timed, 8, 0, BENCH_NONE, 0, CLOCK_THREAD_CPUTIME_ID},
 };
 
 /* ---- Making it all ---- */

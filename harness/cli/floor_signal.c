@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@ static void only_return(int number) {
 }
 
 /* A handler and an alternate stack for the length of a floor. */
-typedef struct lent {
+typedef struct floor_lent {
   int number;
   struct sigaction action;
   stack_t stack;
@@ -80,4 +81,25 @@ void floor_step_all(const ls_state *start, uint64_t rounds) {
   lend(&before, SIGTRAP, &action);
   floor_steps(start, rounds, ls_vectors_available());
   give_back(&before);
+}
+
+int floor_timer_start(floor_timer *timer, long rate) {
+  static lent before;
+  const struct sigaction action = {.sa_handler = only_return, .sa_flags = SA_ONSTACK};
+  const struct timespec period = {.tv_nsec = 1000000000 / rate};
+  const struct itimerspec ring = {period, period};
+  struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGNAL};
+  event._sigev_un._tid = gettid();
+  timer->lent = &before;
+  lend(&before, SIGNAL, &action);
+  if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer->id) == 0 &&
+      syscall(SYS_timer_settime, timer->id, 0, &ring, NULL) == 0)
+    return 0;
+  give_back(&before);
+  return -1;
+}
+
+void floor_timer_stop(floor_timer *timer) {
+  syscall(SYS_timer_delete, timer->id);
+  give_back(timer->lent);
 }

@@ -26,4 +26,14 @@ void floor_answer_ask(floor_answer *answer);
 /* floor_steps under a handler that only returns. */
 void floor_step_all(const ls_state *start, uint64_t rounds);
 
+/* A bare timer of this thread that rings `rate` times a second of real time, with a handler that only
+ * returns. 0, or -1 if there is none. */
+typedef struct floor_timer {
+  int id;
+  struct floor_lent *lent;
+} floor_timer;
+
+int floor_timer_start(floor_timer *timer, long rate);
+void floor_timer_stop(floor_timer *timer);
+
 #endif
