@@ -11,6 +11,8 @@
 static ls_status lay_out(ls_controller *c, const ls_program *program, code *next, ls_window *window,
                          ls_error *error) {
   sandbox *box = &c->executor->box;
+  ls_layout layout = box->layout;
+  *window = layout.windows[LS_CODE_WINDOW];
   if (!next->image && !(next->image = ls_image_create())) /* see settle_update */
     return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for code");
   ls_status status = image_lay_out(next->image, program, error); /* first: it looks at what the program is */
@@ -18,8 +20,6 @@ static ls_status lay_out(ls_controller *c, const ls_program *program, code *next
     status = ids_build(&next->ids, program, error);
   if (status)
     return status;
-  ls_layout layout = box->layout;
-  *window = layout.windows[LS_CODE_WINDOW];
   size_t size = image_size(next->image);
   bool grows = size > window->size;
   if (grows)
