@@ -14,9 +14,13 @@ _Thread_local controller_thread controller_current;
 
 /* ---- Forks ---- */
 
-/* Another thread was in ls_update_code, which is not in this process. If it had already moved the code
- * window, the code for that was complete; else what it was making is left alone for good. */
+/* Was another thread in ls_update_code, which is not in this process? If it had already moved the code window,
+ * the code for that was complete; else what it was making is left alone for good. */
 static void settle_update(ls_controller *c) {
+  if (pthread_mutex_trylock(&c->building) == 0) {
+    pthread_mutex_unlock(&c->building);
+    return;
+  }
   if (!image_fits(controller_code(c)->image, ls_executor_layout(c->executor)) &&
       image_fits(c->codes[!c->current].image, ls_executor_layout(c->executor))) {
     c->current = !c->current;
@@ -29,8 +33,6 @@ static void settle_update(ls_controller *c) {
 
 /* Locks may have been held and the mailbox in use by threads that are not in this process. */
 static void open_anew(ls_controller *c) {
-  if (pthread_mutex_trylock(&c->building) != 0)
-    settle_update(c);
   pthread_mutex_init(&c->turn, NULL);
   pthread_mutex_init(&c->building, NULL);
   mailbox_open(&c->box, c->executor->attention);
@@ -46,6 +48,7 @@ void controller_start_anew(ls_controller *c) {
   uint32_t now = *fork_epoch();
   uint32_t before = atomic_load(&c->renewing); /* of any process, should that have forked while it renewed */
   if (before != now && atomic_compare_exchange_strong(&c->renewing, &before, now)) {
+    settle_update(c);
     open_anew(c);
     atomic_store_explicit(&c->epoch, now, memory_order_release);
   }
