@@ -14,8 +14,8 @@ _Thread_local controller_thread controller_current;
 
 /* ---- Forks ---- */
 
-/* Was another thread in ls_update_code, which is not in this process? If it had already moved the code window,
- * the code for that was complete; else what it was making is left alone for good. */
+/* Was another thread in ls_update_code, which is not in this process? If it had already moved the code
+ * window, the code for that was complete; else what it was making is left alone for good. */
 static void settle_update(ls_controller *c) {
   if (pthread_mutex_trylock(&c->building) == 0) {
     pthread_mutex_unlock(&c->building);
@@ -131,8 +131,10 @@ static void free_parts(ls_controller *c) {
 ls_status ls_controller_create(ls_kind kind, const ls_controller_options *options, ls_controller **controller,
                                ls_error *error) {
   static const ls_controller_options none;
-  if (!controller || (options && options->flags & ~(uint32_t)LS_WITHOUT_X87))
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a controller needs a place and known flags");
+  if (!controller || (kind != LS_SIGNAL && kind != LS_PTRACE) ||
+      (options && options->flags & ~(uint32_t)LS_WITHOUT_X87))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "a controller needs a place, one of the two kinds, and no unknown flags");
   ls_controller *c = aligned_alloc(_Alignof(ls_controller), sizeof *c);
   if (!c)
     return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for a controller");
