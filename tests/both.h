@@ -6,41 +6,25 @@
 #include <signal.h>
 #include <stdbool.h>
 
-#include "check.h"
-#include "flags.h"
+#include "must.h"
+#include "places.h"
 #include "raw.h"
+#include "states.h"
 
 enum { KINDS = 2, SLOT = 9, SEEDS = 12 };
-enum { CODE, DATA, CONSTANTS, STACK, WINDOWS_HELD };
 
 #define ANYWHERE UINT64_MAX
 
-static ls_layout layout;
 static ls_image *image;
 static ls_executor *executors[KINDS]; /* by ls_kind; NULL: none */
 static bool has_reference;
-static ls_error error;
 
 /* What each run finds in memory. */
 static uint8_t data[2 * LS_PAGE], constants[LS_PAGE], stack[LS_PAGE];
 
-#define D     (layout.windows[DATA].address)
-#define D_END (D + layout.windows[DATA].size)
-#define C     (layout.windows[CONSTANTS].address)
-#define C_TF  (C + 64) /* an RFLAGS image with TF */
-#define S     (layout.windows[STACK].address)
-#define X     (layout.windows[CODE].address)
-#define X_END (X + layout.windows[CODE].size)
-#define G     (layout.gate)
-
 static const char *const kind_names[KINDS] = {[LS_SIGNAL] = "in thread", [LS_PTRACE] = "reference"};
 
 /* ---- Executors ---------------------------------------------------------------------------------------- */
-
-static void must(ls_status status) {
-  if (status)
-    fail_msg("%s: %s", ls_status_name(status), error.text);
-}
 
 static int close_all(void **unused) {
   (void)unused;
@@ -78,16 +62,9 @@ static void check_number(const char *name, int kind, const char *what, uint64_t 
 
 /* Two canonical states; `who` says what the second is. */
 static void check_state(const char *name, const char *who, const ls_state *want, const ls_state *got) {
-  size_t row = 0, count;
-  if (memcmp(want, got, sizeof *want) == 0)
-    return;
-  if (!ls_state_difference(want, got, &row))
-    fail_msg("%s, %s: states differ outside the register table", name, who);
-  const ls_register *r = &ls_registers(&count)[row];
-  char x[256], y[256];
-  ls_register_print(r, want, x, sizeof x);
-  ls_register_print(r, got, y, sizeof y);
-  fail_msg("%s, %s: %s: expected %s, got %s", name, who, r->name, x, y);
+  char which[160];
+  snprintf(which, sizeof which, "%s, %s", name, who);
+  same_canonical(which, want, got);
 }
 
 /* Comparable by memcmp: canonical, no padding, without what only the reference reports. */
@@ -138,46 +115,6 @@ static void check_same(const char *name, bool calls, const ls_outcome outcomes[K
     fail_msg("%s: outcomes differ", name);
   if (ls_memory_difference(executors[0], executors[1], &window, &offset))
     fail_msg("%s: memory differs: window %u, offset %#llx", name, window, (unsigned long long)offset);
-}
-
-/* ---- Patterns ----------------------------------------------------------------------------------------- */
-
-static uint64_t mix(uint64_t x) {
-  x *= UINT64_C(0x9e3779b97f4a7c15);
-  return x ^ (x >> 29);
-}
-
-/* A value of its own in every register, lane, byte and bit field. */
-static void fill_state(ls_state *s, uint64_t seed) {
-  ls_state_init(s);
-  for (unsigned i = 0; i < sizeof s->zmm; i += 8) {
-    uint64_t lane = mix(mix(seed) + i);
-    memcpy(&s->zmm[0][0] + i, &lane, sizeof lane);
-  }
-  for (unsigned i = 0; i < 8; i++)
-    s->k[i] = mix(mix(seed) + 5000 + i);
-  for (unsigned i = 0; i < 16; i++)
-    s->gpr[i] = mix(mix(seed) + 6000 + i);
-  s->gpr[LS_RSP] &= UINT64_C(0x7fffffffffff); /* canonical, so that the kernel can return to it at any time */
-  for (unsigned i = 0; i < 8; i++)
-    for (unsigned j = 0; j < 10; j++)
-      s->st[i][j] = (uint8_t)(mix(mix(seed) + 7000 + 16 * i + j) >> 24);
-  s->rflags = RFLAGS_CLEAN | (mix(seed + 8000) & RFLAGS_USER & ~(uint64_t)RFLAGS_TF);
-  static const uint16_t selectors[] = {0x2b, 0x33, 0};
-  s->ds = selectors[seed % 3];
-  s->es = selectors[(seed + 1) % 3];
-  s->mxcsr = 0x1f80 ^ (mix(seed + 9000) & 0xe07f); /* rounding, FTZ, DAZ, sticky flags; all masked */
-  s->fcw = (uint16_t)(0x7f | (mix(seed + 9100) & 0xf00));
-  s->fsw = (uint16_t)(mix(seed + 9200) & 0x7f7f & ~0x80u);
-  s->ftw = (uint8_t)mix(seed + 9300);
-  if (seed % 4 == 1) { /* an exception pending: FOP, FIP and FDP count */
-    s->fcw = 0x27b;
-    s->fsw = (uint16_t)(0x8084 | (seed & 7) << 11);
-    s->fop = 0x5b7;
-    s->fip =
-        0x56789abc; /* below 4 GiB, where guests are: a context switch may keep no more (seen on Zen 5) */
-    s->fdp = 0x6789abcd;
-  }
 }
 
 #endif

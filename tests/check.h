@@ -21,19 +21,25 @@ static inline int skip_test(const char *why) {
   return TEST_SKIPPED;
 }
 
-/* What main returns if there can be no reference executor, having said why: TEST_SKIPPED where the machine
- * does not allow one, 1 where it fails in any other way. 0: there can be. */
-static inline int find_reference(const ls_layout *layout) {
-  ls_executor *reference = NULL;
+/* Makes a reference executor: *reference. If it cannot be made, what main returns then, having said why:
+ * TEST_SKIPPED where the machine does not allow one, 1 where it fails in any other way. */
+static inline int open_reference(const ls_layout *layout, ls_executor **reference) {
   ls_error why = {.text = ""};
-  ls_status status = ls_executor_create(LS_PTRACE, layout, NULL, &reference, &why);
-  ls_executor_destroy(reference);
+  ls_status status = ls_executor_create(LS_PTRACE, layout, NULL, reference, &why);
   if (status == LS_OK)
     return 0;
   if (status == LS_ERR_NO_REFERENCE)
     return skip_test(why.text);
   printf("no reference executor: %s\n", why.text);
   return 1;
+}
+
+/* The same, but only to know: 0, there can be one. */
+static inline int find_reference(const ls_layout *layout) {
+  ls_executor *reference = NULL;
+  int missing = open_reference(layout, &reference);
+  ls_executor_destroy(reference);
+  return missing;
 }
 
 #endif

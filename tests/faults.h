@@ -6,19 +6,10 @@
 #include <signal.h>
 #include <stdbool.h>
 
-#include "check.h"
 #include "cpu.h"
 #include "flags.h"
-
-enum { CODE, DATA, CONSTANTS, STACK }; /* windows of the default layout */
-
-static ls_error error;
-static ls_layout layout;
-
-static inline void must(ls_status status) {
-  if (status)
-    fail_msg("%s: %s", ls_status_name(status), error.text);
-}
+#include "must.h"
+#include "places.h"
 
 #define BYTES(code) sizeof code - 1, code
 #define MISALIGNED  1 /* as RSP: within the stack, but odd */

@@ -6,8 +6,9 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "check.h"
 #include "flags.h"
+#include "must.h"
+#include "states.h"
 
 /* Windows of ls_layout_default(…, 0). */
 #define CODE  UINT64_C(0x20010000)
@@ -24,13 +25,6 @@ typedef struct guest {
   ls_image *image;
   ls_layout layout;
 } guest;
-
-static ls_error error;
-
-static inline void must(ls_status status) {
-  if (status)
-    fail_msg("%s: %s", ls_status_name(status), error.text);
-}
 
 /* Those open, so that a test that fails leaves nothing behind for the next one. */
 static guest opened[4];
@@ -121,20 +115,6 @@ static inline void fill_x87(ls_state *state) {
     state->st[i][8] = (uint8_t)(0x10 + i);
     state->st[i][9] = (uint8_t)(0x40 | (i & 1) << 7);
   }
-}
-
-static inline void same_state(const char *name, const ls_state *expected, const ls_state *got) {
-  ls_state a = *expected, b = *got;
-  ls_state_canonicalise(&a);
-  ls_state_canonicalise(&b);
-  size_t row = 0, count;
-  const ls_register *reg = ls_registers(&count);
-  char x[200], y[200];
-  if (!ls_state_difference(&a, &b, &row))
-    return;
-  ls_register_print(&reg[row], &a, x, sizeof x);
-  ls_register_print(&reg[row], &b, y, sizeof y);
-  fail_msg("%s: %s expected %s, got %s", name, reg[row].name, x, y);
 }
 
 static inline void same_stop(const char *name, const ls_outcome *got, ls_stop_kind kind, int sig, int code,

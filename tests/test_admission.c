@@ -1,9 +1,8 @@
 /* What may run in this process: the same, whichever in-thread executor of the process is asked, and whether
  * one has mapped the layout of test cases already or not. */
-#include "check.h"
-
 #include <stdlib.h>
 
+#include "must.h"
 #include "oracle/admission.h"
 #include "raw.h"
 
@@ -13,12 +12,6 @@ enum { OTHER_SLOT = 3, LIMIT_MS = 50 };
 
 static ls_executor *reference;
 static ls_image *image;
-static ls_error error;
-
-static void must(ls_status status) {
-  if (status)
-    fail_msg("%s: %s", ls_status_name(status), error.text);
-}
 
 static uint64_t window(uint32_t index) {
   return testcase_layout()->windows[index].address;
@@ -207,14 +200,10 @@ static void interrupts_want_a_canonical_stack_pointer(void **unused) {
 }
 
 int main(void) {
-  int missing = find_reference(testcase_layout());
+  int missing = open_reference(testcase_layout(), &reference);
   if (missing)
     return missing;
   image = ls_image_create();
-  if (!image || ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error) != LS_OK) {
-    printf("no reference: %s\n", error.text);
-    return 1;
-  }
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_teardown(what_is_the_guests_is_admitted, close_threads),
       cmocka_unit_test_teardown(what_is_the_hosts_is_not, close_threads),

@@ -1,6 +1,5 @@
 /* The lockstep command from outside: exit codes, JSON, what it does about bad files and full disks.
  * Usage: test_cli LOCKSTEP. */
-#include <dirent.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -11,6 +10,7 @@
 
 #include "check.h"
 #include "feedback/stats.h"
+#include "files.h"
 #include "testcase/testcase.h"
 
 static const char *command;
@@ -77,17 +77,6 @@ static int interrupt(pid_t pid, int sig, int from) {
 static void expect_text(const char *text, const char *part) {
   if (strstr(text, part) == NULL)
     fail_msg("'%s' is not in: %s", part, text);
-}
-
-static size_t files_in(const char *directory) {
-  DIR *open = opendir(directory);
-  size_t count = 0;
-  if (open == NULL)
-    return 0;
-  for (struct dirent *entry; (entry = readdir(open)) != NULL;)
-    count += entry->d_name[0] != '.';
-  closedir(open);
-  return count;
 }
 
 static json_t *parse_output(void) {
@@ -171,10 +160,10 @@ static void test_usage(void **state) {
 static void test_generate_and_run(void **state) {
   (void)state;
   expect("$L generate -n 20 -s 7 -m 8 -o made", 0);
-  assert_int_equal(files_in("made"), 20);
+  assert_int_equal(count_entries("made"), 20);
   expect("$L generate -n 20 -s 7 -m 8 -o made", 0);
   expect_text(output, "0 entries written");
-  assert_int_equal(files_in("made"), 20);
+  assert_int_equal(count_entries("made"), 20);
   int status = run("$L run --json made");
   json_t *value = parse_output();
   json_int_t open = number(value, "inconclusive") + number(value, "refused");
@@ -208,7 +197,7 @@ static void test_writing_interrupted(void **state) {
     int from, sig = round % 2 ? SIGTERM : SIGINT;
     expect("rm -rf cut", 0);
     pid_t pid = start(lines[round == 0], &from);
-    while (files_in("cut") == 0 && waitpid(pid, NULL, WNOHANG) == 0)
+    while (count_entries("cut") == 0 && waitpid(pid, NULL, WNOHANG) == 0)
       usleep(100);
     assert_int_equal(interrupt(pid, sig, from), 128 + sig);
     expect("ls -A cut | grep -vxE '[0-9a-f]{32}'", 1);
@@ -473,7 +462,7 @@ static void test_import(void **state) {
   (void)state;
   expect("echo 4801c8 | $L import -o taken -", 0);
   expect_text(output, "1 blocks: 1 run to their end");
-  assert_int_equal(files_in("taken"), 1);
+  assert_int_equal(count_entries("taken"), 1);
   expect("$L run taken", 0);
   expect("printf '# note\\nname,code\\na,4801c8\\nb,0x90 0x90\\n\\nc,488b07,1.5\\n' >b.csv; $L import --json "
          "b.csv",

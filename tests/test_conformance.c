@@ -16,7 +16,7 @@ static void patterns_are_distinct(void **unused) {
   static ls_state s;
   static uint64_t lanes[32 * 8 + 8 + 16 + 8];
   for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-    fill_state(&s, seed);
+    fill_seeded(&s, seed);
     memcpy(lanes, s.zmm, sizeof s.zmm);
     memcpy(lanes + 256, s.k, sizeof s.k);
     memcpy(lanes + 264, s.gpr, sizeof s.gpr);
@@ -57,7 +57,7 @@ static void known_answers(void **unused) {
   for (ls_vectors v = LS_VECTORS_SSE; v <= ls_vectors_available(); v++) {
     open_all(v);
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
-      fill_state(&start, seed);
+      fill_seeded(&start, seed);
       ls_run run = {.state = &start, .uses = seed & 2 ? 0 : LS_USES_X87, .limit_ms = 20};
 #define WAY(name, bytes, count, kind, signal, rip)                                                           \
   run.steps = count;                                                                                         \
@@ -227,8 +227,8 @@ static void guests_see_and_change_everything(void **unused) {
     open_all(v);
     for (uint64_t seed = 1; seed <= SEEDS; seed++)
       for (int fault = 0; fault < 2; fault++) {
-        fill_state(&start, seed);
-        fill_state(&next, seed + 100);
+        fill_seeded(&start, seed);
+        fill_seeded(&next, seed + 100);
         check_exchange(v, &start, &next, fault, 0);
       }
   }
@@ -242,8 +242,8 @@ static void flags_and_selectors(void **unused) {
   for (int how = 0; how < 4; how++) {
     bool fault = how & 1;
     uint64_t steps = how & 2 ? UINT64_MAX : 0;
-    fill_state(&start, 4);
-    fill_state(&next, 104);
+    fill_seeded(&start, 4);
+    fill_seeded(&next, 104);
 #define FLAG(bits)                                                                                           \
   start.rflags = RFLAGS_CLEAN | (bits);                                                                      \
   next.rflags = RFLAGS_CLEAN | (RFLAGS_USER & ~RFLAGS_TF & ~(uint64_t)(bits));                               \
@@ -268,7 +268,7 @@ typedef struct expected {
 /* Zero where programs of the table want it, patterns elsewhere. */
 static void start_state(ls_state *s) {
   ls_state pattern;
-  fill_state(&pattern, 6);
+  fill_seeded(&pattern, 6);
   ls_state_init(s);
   memcpy(s->zmm[2], pattern.zmm[2], sizeof s->zmm - 2 * sizeof s->zmm[0]);
   memcpy(s->k, pattern.k, sizeof s->k);
@@ -351,7 +351,7 @@ static void x87_repeats_the_start(void **unused) {
   (void)unused;
   static ls_state start;
   open_all(LS_VECTORS_AUTO);
-  fill_state(&start, 2);
+  fill_seeded(&start, 2);
   check_way("fld1", "\xd9\xe8", 2, &(ls_run){.state = &start}, LS_STOP_EXIT, 0, X + 2);
   check_way("fld1, #UD", "\xd9\xe8\x0f\x0b", 4, &(ls_run){.state = &start}, LS_STOP_FAULT, SIGILL, X + 2);
   static ls_outcome outcomes[KINDS];
@@ -371,7 +371,7 @@ static void x87_repeats_the_start(void **unused) {
 static void check_refused(const char *name, const ls_state *refused, uint32_t uses, uint64_t steps) {
   static ls_state fine;
   static ls_outcome outcome;
-  fill_state(&fine, 2);
+  fill_seeded(&fine, 2);
   for (int kind = 0; kind < KINDS; kind++) {
     if (!executors[kind])
       continue;
@@ -392,7 +392,7 @@ static void bad_states_are_refused(void **unused) {
   for (uint32_t uses = 0; uses <= LS_USES_X87; uses++)
     for (uint64_t steps = 0; steps < 2; steps++) {
 #define REFUSED(name, setup)                                                                                 \
-  fill_state(s, 2);                                                                                          \
+  fill_seeded(s, 2);                                                                                         \
   setup;                                                                                                     \
   check_refused(name, s, uses, steps);
 #include "test_conformance.inc"

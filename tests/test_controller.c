@@ -181,11 +181,11 @@ static void all_registers_go_in_and_out(void **unused) {
   fill_state(&before);
   set_state(g, &before);
   look(g, &after);
-  same_state("set", &before, &after);
+  same_registers("set", &before, &after);
   for (int i = 0; i < 3; i++) {
     stopped(run(g, 5), LS_STOP_EXIT, 6, LS_PART_NEXT);
     look(g, &after);
-    same_state("after a run", &before, &after);
+    same_registers("after a run", &before, &after);
   }
 }
 
@@ -226,7 +226,7 @@ static void without_x87_its_registers_stay(void **unused) {
   load(g, "5 90");
   run(g, 5);
   look(g, &after);
-  same_state("without x87", &before, &after);
+  same_registers("without x87", &before, &after);
 }
 
 static void narrow_vectors_keep_the_rest(void **unused) {
@@ -240,7 +240,7 @@ static void narrow_vectors_keep_the_rest(void **unused) {
     run(g, 5);
     look(g, &after);
     memset(before.zmm[3], 0xff, 16);
-    same_state(ls_vectors_name(v), &before, &after);
+    same_registers(ls_vectors_name(v), &before, &after);
     guest_close(g);
   }
 }
@@ -427,7 +427,7 @@ static void at_first(void **unused) {
   ls_controller_layout(c, &layout);
   ls_state_init(&expected);
   expected.gpr[LS_RSP] = layout.windows[STACK].address + layout.windows[STACK].size;
-  same_state("at first", &expected, &state);
+  same_registers("at first", &expected, &state);
   assert_int_equal(p.activity, LS_IDLE);
   assert_int_equal(p.instruction, LS_NONE);
   for (uint32_t w = DATA; w < layout.window_count; w++) {

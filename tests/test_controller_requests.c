@@ -275,7 +275,7 @@ static void check_refusal(guest *g, const struct refusal *r, ls_status status) {
   if (got != status)
     fail_msg("%s: expected %s, got %s", r->name, ls_status_name(status), ls_status_name(got));
   ls_position then = look(g, &after);
-  same_state(r->name, &before, &after);
+  same_registers(r->name, &before, &after);
   assert_int_equal(before.rip, after.rip);
   assert_int_equal(at.id, then.id);
 }
@@ -319,7 +319,7 @@ static void what_is_not_taken_over(void **unused) {
     must(change(g, set_what_stays, &v));
     look(g, &after);
     before.gpr[LS_R9]++;
-    same_state("what stays", &before, &after);
+    same_registers("what stays", &before, &after);
     assert_int_equal(before.rip, after.rip);
   }
   cancel(g);
@@ -335,7 +335,7 @@ static void stands_still(guest *g, unsigned cell) {
     doze();
   assert_int_equal(g->cells[cell], before);
   assert_int_equal(look(g, &b).id, p.id);
-  same_state("paused", &a, &b);
+  same_registers("paused", &a, &b);
 }
 
 static void a_paused_guest_stands_still(void **unused) {

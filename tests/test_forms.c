@@ -7,6 +7,7 @@
 #include "forms/forms.h"
 #include "forms/policy.h"
 #include "forms/probe.h"
+#include "hex.h"
 #include "rng.h"
 #include "testcase/testcase.h"
 
@@ -22,14 +23,6 @@ static int failures;
     }                                                                                                        \
   } while (0)
 
-static size_t parse_hex(const char *hex, uint8_t *bytes) {
-  size_t length = 0;
-  unsigned value;
-  while (length < 15 && sscanf(hex + 2 * length, "%2x", &value) == 1)
-    bytes[length++] = (uint8_t)value;
-  return length;
-}
-
 static form_id form_of_bytes(const uint8_t *bytes, size_t length) {
   form_example decoded;
   return harness_decode(bytes, length, &decoded.instruction, decoded.operands)
@@ -39,7 +32,7 @@ static form_id form_of_bytes(const uint8_t *bytes, size_t length) {
 
 static form_id form_of_hex(const char *hex) {
   uint8_t bytes[15];
-  return form_of_bytes(bytes, parse_hex(hex, bytes));
+  return form_of_bytes(bytes, parse_hex(hex, bytes, sizeof bytes));
 }
 
 /* ---- The catalogue as a whole ------------------------------------------------------------------------ */
@@ -216,13 +209,9 @@ static void check_probed(const uint8_t *support) {
 static int run_probe(void) {
   ls_executor *reference = NULL;
   ls_error error = {.text = ""};
-  int missing = find_reference(testcase_layout());
+  int missing = open_reference(testcase_layout(), &reference);
   if (missing)
     return missing;
-  if (ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error) != LS_OK) {
-    printf("no reference executor: %s\n", error.text);
-    return 1;
-  }
   uint8_t *support = calloc(forms_count(), 1), *again = calloc(forms_count(), 1);
   const bool probed = support != NULL && again != NULL && probe_forms(reference, support, &error) == LS_OK;
   CHECK(probed, "%s", error.text);

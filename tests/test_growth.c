@@ -1,7 +1,5 @@
 /* A code window that grows: what is mapped before, meanwhile and afterwards, and that failure
  * changes nothing. */
-#include "check.h"
-
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -12,15 +10,9 @@
 #include <unistd.h>
 
 #include "executor.h"
+#include "must.h"
 
 enum { INT3 = 0xcc, MARK = 0x5a };
-
-static ls_error error;
-
-static void must(ls_status status) {
-  if (status)
-    fail_msg("%s: %s", ls_status_name(status), error.text);
-}
 
 static const ls_window *code_of(const sandbox *box) {
   return &box->layout.windows[LS_CODE_WINDOW];

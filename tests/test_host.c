@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "faults.h"
+#include "files.h"
 #include "processes.h"
 #include "sanitizers.h"
 
@@ -80,35 +81,13 @@ static void look_at_descriptors(host *h) {
     }
 }
 
-static unsigned count_lines(const char *path, const char *with) {
-  char line[512];
-  unsigned count = 0;
-  FILE *file = fopen(path, "r");
-  while (file && fgets(line, sizeof line, file))
-    count += strstr(line, with) != NULL;
-  if (file)
-    fclose(file);
-  return count;
-}
-
-/* What is open in /proc/self/fd, the folder itself left out. */
-static unsigned open_descriptors(void) {
-  unsigned count = 0;
-  DIR *fds = opendir("/proc/self/fd");
-  for (struct dirent *entry; fds && (entry = readdir(fds));)
-    count += entry->d_name[0] != '.';
-  if (fds)
-    closedir(fds);
-  return count - 1;
-}
-
 static void look(host *h) {
   memset(h, 0, sizeof *h);
   look_at_cpu(h); /* before the C library's own arithmetic */
   look_at_signals(h);
   look_at_descriptors(h);
   h->timers = count_lines("/proc/self/timers", "ID:");
-  if (h->descriptors != open_descriptors())
+  if (h->descriptors + 1 != count_entries("/proc/self/fd"))
     fail_msg("descriptors above %d are open", DESCRIPTORS);
 }
 

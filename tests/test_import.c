@@ -1,16 +1,10 @@
 /* The importer: blocks that only run with the right initial values do, and what cannot be run is refused. */
 #include "check.h"
+#include "hex.h"
 #include "import/import.h"
 #include "rng.h"
 
 static ls_executor *reference;
-
-static size_t hex_bytes(const char *hex, uint8_t *bytes) {
-  size_t count = 0;
-  for (unsigned value; sscanf(hex + 2 * count, "%2x", &value) == 1; count++)
-    bytes[count] = (uint8_t)value;
-  return count;
-}
 
 /* Normalising changes nothing that an entry holds. */
 static bool is_valid(const testcase *test) {
@@ -27,7 +21,7 @@ static bool is_valid(const testcase *test) {
 static unsigned block_failures(const char *name, const char *hex, unsigned replaced) {
   static testcase test, bare;
   uint8_t code[512];
-  size_t size = hex_bytes(hex, code);
+  size_t size = parse_hex(hex, code, sizeof code);
   import_report report, bare_report;
   import_status status = import_block(&test, code, size, reference, &report);
   bool fine = status == IMPORT_OK && report.ran && report.stop.kind == LS_STOP_EXIT &&
@@ -48,7 +42,7 @@ static unsigned refusal_failures(const char *name, const char *hex, import_statu
   static testcase test;
   uint8_t code[512];
   import_report report;
-  import_status status = import_block(&test, code, hex_bytes(hex, code), reference, &report);
+  import_status status = import_block(&test, code, parse_hex(hex, code, sizeof code), reference, &report);
   if (status == expected && report.status == expected && report.offset == offset && is_valid(&test))
     return 0;
   printf("%s: expected %s at %zu, got %s at %zu\n", name, import_status_name(expected), offset,
@@ -139,14 +133,9 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_too_long),
                                      cmocka_unit_test(test_links), cmocka_unit_test(test_places),
                                      cmocka_unit_test(test_random_bytes)};
-  ls_error error = {0};
-  int missing = find_reference(testcase_layout());
+  int missing = open_reference(testcase_layout(), &reference);
   if (missing)
     return missing;
-  if (ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, &error) != LS_OK) {
-    printf("no reference executor: %s\n", error.text);
-    return 1;
-  }
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   ls_executor_destroy(reference);
   return failed;

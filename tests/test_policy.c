@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "forms/policy.h"
+#include "hex.h"
 
 typedef struct policy_case {
   const char *bytes; /* hex */
@@ -25,18 +26,10 @@ static void fail(const char *what, const char *bytes, const char *expected, cons
   failures++;
 }
 
-static size_t parse_hex(const char *hex, uint8_t *bytes) {
-  size_t length = 0;
-  unsigned value;
-  while (length < 15 && sscanf(hex + 2 * length, "%2x", &value) == 1)
-    bytes[length++] = (uint8_t)value;
-  return length;
-}
-
 static void check_case(const policy_case *c) {
   uint8_t bytes[15];
   form_example decoded;
-  const size_t length = parse_hex(c->bytes, bytes);
+  const size_t length = parse_hex(c->bytes, bytes, sizeof bytes);
   if (!harness_decode(bytes, length, &decoded.instruction, decoded.operands) ||
       decoded.instruction.length != length) {
     fail(c->text, c->bytes, "one instruction", "something else");

@@ -97,7 +97,7 @@ static void flags_and_vectors_are_loaded_and_stored(void **unused) {
   memset(state.zmm[13], 0xff, 16);
   memset(state.zmm[0], 0, 16);
   after.rflags &= ~(uint64_t)RFLAGS_RF;
-  same_state("stored", &state, &after);
+  same_registers("stored", &state, &after);
 }
 
 /* ---- The stack pointer is the guest's ----------------------------------------------------------------- */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "files.h"
 #include "processes.h"
 #include "sanitizers.h"
 #include "stress_requests.h"
@@ -342,27 +343,6 @@ static void many_requests_to_children(void **unused) {
 typedef struct belongings {
   unsigned descriptors, mappings, threads, timers, children;
 } belongings;
-
-static unsigned count_entries(const char *path) {
-  unsigned count = 0;
-  DIR *folder = opendir(path);
-  for (struct dirent *entry; folder && (entry = readdir(folder));)
-    count += entry->d_name[0] != '.';
-  if (folder)
-    closedir(folder);
-  return count;
-}
-
-static unsigned count_lines(const char *path, const char *with) {
-  char line[512];
-  unsigned count = 0;
-  FILE *file = fopen(path, "r");
-  while (file && fgets(line, sizeof line, file))
-    count += strstr(line, with) != NULL;
-  if (file)
-    fclose(file);
-  return count;
-}
 
 /* Sanitizers map memory for themselves as time goes by. */
 static belongings count_belongings(void) {
