@@ -15,6 +15,9 @@
 
 enum { TEST_SKIPPED = 77 };
 
+/* Of tests that leave out what test_machine is skipped for. */
+#define REFUSES_32_BIT "this system refuses 32-bit code: test_machine is shown as skipped for it\n"
+
 /* Says why on standard output; for `return skip_test("…")` from main. */
 static inline int skip_test(const char *why) {
   printf("SKIPPED: %s\n", why);

@@ -16,7 +16,7 @@
 #define CONST UINT64_C(0x20180000)
 #define STACK UINT64_C(0x20200000)
 
-enum { PROGRAM_MAX = 16, DATA_WINDOW = 1 };
+enum { PROGRAM_MAX = 16, DATA_WINDOW = 1, STACK_WINDOW = 3 };
 
 /* ---- Running a few bytes ---- */
 
@@ -131,6 +131,21 @@ static inline void fault_in_guest(guest *g, ls_state *state) {
   ls_outcome out;
   must(run(g, state, 0, 0, &out));
   same_stop("guest", &out, LS_STOP_FAULT, SIGILL, ILL_ILLOPN, CODE);
+}
+
+/* ---- 32-bit code ---- */
+
+#define FAR_RETURN "48 cb"
+
+enum { CS_32 = 0x23 };
+
+/* For code that begins with FAR_RETURN, which then leads to what follows it as 32-bit code; #GP where Linux
+ * has none. */
+static inline void return_to_32_bit(guest *g, ls_state *state) {
+  uint64_t *stack = (uint64_t *)((uint8_t *)ls_executor_memory(g->executor, STACK_WINDOW) + 0x800);
+  stack[0] = CODE + 2;
+  stack[1] = CS_32;
+  state->gpr[LS_RSP] = STACK + 0x800;
 }
 
 #endif

@@ -6,16 +6,12 @@
 
 /* RETF to the code segment that Linux has for 32-bit programs; #GP where it has none. */
 static bool runs_32_bit_code(void) {
-  enum { CS_32 = 0x23, STACK_WINDOW = 3, RETF = 2 };
   guest g = guest_open(0, NULL);
   ls_state state;
   ls_outcome out;
   fill(&state);
-  state.gpr[LS_RSP] = STACK + 0x800;
-  uint64_t *stack = (uint64_t *)((uint8_t *)ls_executor_memory(g.executor, STACK_WINDOW) + 0x800);
-  stack[0] = CODE + RETF;
-  stack[1] = CS_32;
-  load(&g, "48 cb / 0f 0b");
+  return_to_32_bit(&g, &state);
+  load(&g, FAR_RETURN " / 0f 0b");
   bool ran = run(&g, &state, 0, 0, &out) == LS_OK && out.state.cs == CS_32;
   guest_close(&g);
   return ran;

@@ -299,22 +299,18 @@ static void seccomp_may_refuse_what_is_not_needed(void **unused) {
 /* A far return to 32-bit code, and what it can do there. */
 static void a_guest_may_change_its_mode(void **unused) {
   (void)unused;
-  enum { CS_32 = 0x23, STACK_WINDOW = 3, RETF = 2 };
   guest g = guest_open(0, NULL);
   ls_state state;
   ls_outcome out;
   fill(&state);
-  state.gpr[LS_RSP] = STACK + 0x800;
-  uint64_t *stack = (uint64_t *)((uint8_t *)ls_executor_memory(g.executor, STACK_WINDOW) + 0x800);
-  stack[0] = CODE + RETF;
-  stack[1] = CS_32;
-  static const char *const codes[] = {"48 cb / 0f 0b", "48 cb / eb fe", "48 cb / 90 / 90"};
+  return_to_32_bit(&g, &state);
+  static const char *const codes[] = {FAR_RETURN " / 0f 0b", FAR_RETURN " / eb fe", FAR_RETURN " / 90 / 90"};
   for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
     load(&g, codes[i]);
     must(run(&g, &state, 0, i == 2 ? 2 : 0, &out));
     assert_int_equal(out.stop.kind, i == 0 ? LS_STOP_FAULT : i == 1 ? LS_STOP_TIMEOUT : LS_STOP_STEPS);
     if (out.state.cs != CS_32 && out.state.rip == CODE) {
-      print_message("this system refuses 32-bit code: test_machine is shown as skipped for it\n");
+      print_message(REFUSES_32_BIT);
       break;
     }
     assert_int_equal(out.state.cs, CS_32);
