@@ -45,4 +45,12 @@ static inline int find_reference(const ls_layout *layout) {
   return missing;
 }
 
+/* What main returns of a program all of whose tests want a reference. */
+static inline int run_with_reference(const ls_layout *layout, const struct CMUnitTest *tests, size_t count) {
+  int missing = find_reference(layout);
+  return missing ? missing : _cmocka_run_group_tests("tests", tests, count, NULL, NULL);
+}
+
+#define RUN_WITH_REFERENCE(layout, tests) run_with_reference(layout, tests, sizeof(tests) / sizeof *(tests))
+
 #endif
