@@ -300,6 +300,6 @@ int main(void) {
   if (TSAN)
     return skip_test("half: ThreadSanitizer calls the host's handlers itself, most when the guest is over, "
                      "and hangs in forks "
-                     "while another thread initialises (test_signal leaves that out)");
+                     "while another thread initialises (test_signal_threads leaves that out)");
   return cmocka_run_group_tests(at_once, NULL, NULL);
 }
