@@ -1,96 +1,21 @@
-/* What only the reference executor has: what it says it touched, poisoned FS and GS, visitors of steps, and
- * its child. What both executors share is in test_conformance.c. */
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/mman.h>
+/* What only the reference executor says: what a program touched, where it met the poison of FS and GS, and
+ * what visitors of steps see. What both executors share is in test_conformance.c, its child in
+ * test_ptrace_child.c. */
+#include <linux/seccomp.h>
+#include <stdbool.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "check.h"
-#include "flags.h"
-#include "processes.h"
-#include "raw.h"
-
-enum { SLOT = 7, SKIPPED = TEST_SKIPPED, CALL_MSEAL = 462 };
-enum { CODE, DATA, CONSTANTS, STACK };
+#include "ptrace_fixture.h"
 
 #define ANYWHERE    UINT64_MAX
 #define ANY_ADDRESS 0xa11a11a11u
 #define ANY_CODE    (-12345)
+#define VSYSCALL    0xffffffffff600000
+#define HOST        host_address
 
-static ls_layout layout;
 static uint64_t host_address; /* of something in this process */
 
-#define D        (layout.windows[DATA].address)
-#define C        (layout.windows[CONSTANTS].address)
-#define C_TF     (C + 64) /* an RFLAGS image with TF */
-#define S        (layout.windows[STACK].address)
-#define X        (layout.windows[CODE].address)
-#define X_END    (X + layout.windows[CODE].size)
-#define G        (layout.gate)
-#define INNER    (G ^ 0x1000000000)
-#define VSYSCALL 0xffffffffff600000
-#define HOST     host_address
-
-/* ---- Helpers ------------------------------------------------------------------------------------------ */
-
-typedef struct fixture {
-  ls_executor *executor;
-  ls_image *image;
-} fixture;
-
-static ls_executor *make(ls_vectors vectors) {
-  ls_options options = {.vectors = vectors};
-  ls_executor *executor = NULL;
-  ls_error error = {0};
-  if (ls_executor_create(LS_PTRACE, &layout, &options, &executor, &error) != LS_OK)
-    fail_msg("%s: %s", ls_status_name(error.status), error.text);
-  uint64_t image = RFLAGS_CLEAN | RFLAGS_TF;
-  memcpy((uint8_t *)ls_executor_memory(executor, CONSTANTS) + 64, &image, sizeof image);
-  return executor;
-}
-
-static void load(fixture *f, const void *code, size_t size) {
-  static ls_instruction pieces[RAW_PIECES];
-  ls_error error = {0};
-  const ls_program program = raw_program(code, size, pieces);
-  if (ls_image_build(f->image, &program, &layout, &error) || ls_executor_load(f->executor, f->image, &error))
-    fail_msg("%s: %s", ls_status_name(error.status), error.text);
-}
-
-static void run_ok(fixture *f, const ls_run *run, ls_outcome *outcome) {
-  ls_error error = {0};
-  memset(outcome, 0xa5, sizeof *outcome);
-  if (ls_executor_run(f->executor, run, outcome, &error) != LS_OK)
-    fail_msg("%s: %s", ls_status_name(error.status), error.text);
-}
-
-static int setup(void **state) {
-  fixture *f = calloc(1, sizeof *f);
-  f->executor = make(LS_VECTORS_AUTO);
-  f->image = ls_image_create();
-  *state = f;
-  return 0;
-}
-
-static int teardown(void **state) {
-  fixture *f = *state;
-  ls_executor_destroy(f->executor);
-  ls_image_destroy(f->image);
-  free(f);
-  return 0;
-}
-
-static pid_t only_child(void) {
-  pid_t pid = 0;
-  assert_int_equal(process_children(getpid(), &pid), 1);
-  return pid;
-}
-
-/* ---- Every way to stop -------------------------------------------------------------------------------- */
+/* ---- Every way to stop ---- */
 
 typedef struct expected {
   ls_stop_kind kind;
@@ -103,11 +28,6 @@ static void check_number(const char *name, const char *what, uint64_t want, uint
   if (want != got)
     fail_msg("%s: %s: expected %#llx, got %#llx", name, what, (unsigned long long)want,
              (unsigned long long)got);
-}
-
-static void start_state(ls_state *s) {
-  ls_state_init(s);
-  s->gpr[LS_RSP] = S + 0x800;
 }
 
 static void check_stop(fixture *f, const char *name, const char *code, size_t size, const ls_state *start,
@@ -177,15 +97,8 @@ static void test_trap_behind_gate(void **state) {
 }
 
 /* Does the child have its seccomp filter? */
-static int is_filtered(void) {
-  char path[64], line[256];
-  int mode = 0;
-  snprintf(path, sizeof path, "/proc/%d/status", (int)only_child());
-  FILE *status = fopen(path, "r");
-  while (fgets(line, sizeof line, status))
-    sscanf(line, "Seccomp: %d", &mode);
-  fclose(status);
-  return mode == 2;
+static bool is_filtered(void) {
+  return process_status(only_child(), "Seccomp:") == SECCOMP_MODE_FILTER;
 }
 
 /* Wherever the inside of the gate is entered but at its first byte, no outcome passes for a clean one. */
@@ -244,7 +157,7 @@ static void test_vsyscalls(void **state) {
   check_number("after vsyscalls", "touched", 0, outcome.touched);
 }
 
-/* ---- Stepping ----------------------------------------------------------------------------------------- */
+/* ---- Stepping ---- */
 
 typedef struct trace {
   unsigned count, stop_at;
@@ -285,269 +198,12 @@ static void test_steps(void **state) {
   assert_int_equal(outcome.state.gpr[LS_RAX], 2);
 }
 
-/* ---- The child ---------------------------------------------------------------------------------------- */
-
-/* Has the kernel sealed mappings of this process (CONFIG_MSEAL_SYSTEM_MAPPINGS)? Nobody else has here. */
-static int has_seals(void) {
-  char line[512];
-  int sealed = 0;
-  FILE *maps = fopen("/proc/self/smaps", "r");
-  while (fgets(line, sizeof line, maps))
-    sealed |= strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " sl") != NULL;
-  fclose(maps);
-  return sealed;
-}
-
-static int is_allowed(uint64_t from, uint64_t to, const char *line) {
-  if (strstr(line, "[vsyscall]"))
-    return 1;
-  if (strstr(line, "[vdso]") || strstr(line, "[vvar"))
-    return has_seals();
-  if ((from >= G && to <= G + LS_GATE_SIZE) || (from >= INNER && to <= INNER + LS_GATE_SIZE))
-    return 1;
-  for (uint32_t i = 0; i < layout.window_count; i++) {
-    const ls_window *w = &layout.windows[i];
-    if (from + LS_PAGE >= w->address && to <= w->address + w->size + LS_PAGE)
-      return 1;
-  }
-  return strstr(line, "---p") != NULL; /* guards of neighbours may be one mapping */
-}
-
-static void test_child_is_bare(void **state) {
-  (void)state;
-  char path[64], line[512];
-  pid_t pid = only_child();
-  snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
-  FILE *maps = fopen(path, "r");
-  unsigned count = 0;
-  while (fgets(line, sizeof line, maps)) {
-    unsigned long long from, to;
-    assert_int_equal(sscanf(line, "%llx-%llx", &from, &to), 2);
-    if (!is_allowed(from, to, line))
-      fail_msg("mapped in the child: %s", line);
-    count++;
-  }
-  fclose(maps);
-  assert_true(count > 3 + layout.window_count);
-  snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
-  DIR *fds = opendir(path);
-  unsigned open_fds = 0;
-  while (readdir(fds))
-    open_fds++;
-  closedir(fds);
-  assert_int_equal(open_fds, 2); /* . and .. */
-}
-
-static void *disturb(void *context) {
-  static const int signals[] = {SIGINT,  SIGWINCH, SIGTSTP, SIGSTOP, SIGCONT, SIGSEGV,
-                                SIGTRAP, SIGPROF,  SIGCHLD, SIGTERM, SIGURG,  SIGHUP};
-  pid_t pid = *(pid_t *)context;
-  for (unsigned i = 0; i < 10 * sizeof signals / sizeof signals[0]; i++) {
-    kill(pid, signals[i % (sizeof signals / sizeof signals[0])]);
-    usleep(300);
-  }
-  return NULL;
-}
-
-static void test_signals_from_outside(void **state) {
-  fixture *f = *state;
-  static ls_state s;
-  static ls_outcome outcome;
-  start_state(&s);
-  pid_t pid = only_child();
-  pthread_t thread;
-  pthread_create(&thread, NULL, disturb, &pid);
-  load(f, "\xeb\xfe", 2);
-  run_ok(f, &(ls_run){.state = &s, .limit_ms = 200}, &outcome);
-  assert_int_equal(outcome.stop.kind, LS_STOP_TIMEOUT);
-  load(f, "\x48\xff\xc0", 3);
-  for (unsigned i = 0; i < 2000; i++) {
-    run_ok(f, &(ls_run){.state = &s}, &outcome);
-    assert_int_equal(outcome.stop.kind, LS_STOP_EXIT);
-    assert_int_equal(outcome.state.gpr[LS_RAX], 1);
-  }
-  pthread_join(thread, NULL);
-  assert_int_equal(only_child(), pid);
-}
-
-static void *kill_soon(void *context) {
-  usleep(20000);
-  kill(*(pid_t *)context, SIGKILL);
-  return NULL;
-}
-
-static void test_killed_child(void **state) {
-  fixture *f = *state;
-  static ls_state s;
-  static ls_outcome outcome;
-  ls_error error = {0};
-  start_state(&s);
-  ls_run run = {.state = &s, .limit_ms = 10000};
-  pid_t pid = only_child();
-  pthread_t thread;
-  pthread_create(&thread, NULL, kill_soon, &pid);
-  load(f, "\xeb\xfe", 2);
-  assert_int_equal(ls_executor_run(f->executor, &run, &outcome, &error), LS_ERR_CHILD);
-  pthread_join(thread, NULL);
-  load(f, "\x90", 1);
-  run_ok(f, &run, &outcome);
-  assert_int_equal(outcome.stop.kind, LS_STOP_EXIT);
-  pid = only_child();
-  kill(pid, SIGKILL); /* between runs */
-  assert_int_equal(ls_executor_run(f->executor, &run, &outcome, &error), LS_ERR_CHILD);
-  run_ok(f, &run, &outcome);
-  assert_int_equal(outcome.stop.kind, LS_STOP_EXIT);
-  only_child();
-}
-
-static void *run_elsewhere(void *context) {
-  static ls_outcome outcome;
-  static ls_state s;
-  start_state(&s);
-  ls_error error = {0};
-  fixture *f = context;
-  ls_status status = ls_executor_run(f->executor, &(ls_run){.state = &s}, &outcome, &error);
-  return status == LS_OK && outcome.stop.kind == LS_STOP_EXIT ? f : NULL;
-}
-
-/* Another thread gets a child of its own, and so does this one after it; none is left over. */
-static void test_other_thread(void **state) {
-  fixture *f = *state;
-  load(f, "\x90", 1);
-  pid_t first = only_child();
-  pthread_t thread;
-  void *result;
-  pthread_create(&thread, NULL, run_elsewhere, f);
-  pthread_join(thread, &result);
-  assert_ptr_equal(result, f);
-  assert_int_not_equal(only_child(), first);
-  static ls_outcome outcome;
-  static ls_state s;
-  start_state(&s);
-  run_ok(f, &(ls_run){.state = &s}, &outcome);
-  only_child();
-}
-
-/* Stores RAX to data, in this process; exits with 0 if it works and memory is this process's own. */
-static int works(fixture *f, uint64_t value) {
-  static ls_outcome outcome;
-  static ls_state s;
-  start_state(&s);
-  s.gpr[LS_RAX] = value, s.gpr[LS_RBX] = D;
-  ls_error error = {0};
-  uint64_t got;
-  for (int i = 0; i < 50; i++) {
-    if (ls_executor_run(f->executor, &(ls_run){.state = &s}, &outcome, &error) != LS_OK ||
-        outcome.stop.kind != LS_STOP_EXIT)
-      return 0;
-    memcpy(&got, ls_executor_memory(f->executor, DATA), sizeof got);
-    if (got != value)
-      return 0;
-  }
-  return 1;
-}
-
-static void test_fork(void **state) {
-  fixture *f = *state;
-  load(f, "\x48\x89\x03", 3); /* mov [rbx], rax */
-  assert_true(works(f, 1));
-  pid_t before = only_child();
-  pid_t pid = fork();
-  if (pid == 0) {
-    int ok = works(f, 2);
-    ls_executor_destroy(f->executor);
-    pid_t left;
-    _exit(ok && process_children(getpid(), &left) == 0 ? 0 : 1);
-  }
-  assert_true(works(f, 3));
-  int status;
-  assert_int_equal(waitpid(pid, &status, 0), pid);
-  assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-  assert_true(works(f, 4));
-  assert_int_equal(only_child(), before);
-  pid = fork(); /* destroys without having run: the parent's child must live */
-  if (pid == 0) {
-    ls_executor_destroy(f->executor);
-    _exit(0);
-  }
-  assert_int_equal(waitpid(pid, &status, 0), pid);
-  assert_true(works(f, 5));
-}
-
-static int seal(const char *name) {
-  char line[512];
-  unsigned long from, to;
-  FILE *maps = fopen("/proc/self/maps", "r");
-  int sealed = 0;
-  while (fgets(line, sizeof line, maps))
-    if (strstr(line, name) && sscanf(line, "%lx-%lx", &from, &to) == 2)
-      sealed |= syscall(CALL_MSEAL, from, to - from, 0) == 0;
-  fclose(maps);
-  return sealed;
-}
-
-/* In a process of its own: seals last. 0: as expected; 77: the kernel cannot seal. */
-static int with_seals(void) {
-  ls_executor *executor = NULL;
-  ls_error error = {0};
-  if (!seal("[vdso]") || !seal("[vvar"))
-    return SKIPPED;
-  if (ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error))
-    return 1;
-  ls_executor_destroy(executor);
-  void *own = mmap(NULL, LS_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (syscall(CALL_MSEAL, own, LS_PAGE, 0) != 0)
-    return 2;
-  if (ls_executor_create(LS_PTRACE, &layout, NULL, &executor, &error) != LS_ERR_NO_REFERENCE)
-    return 3;
-  return strstr(error.text, "mseal") ? 0 : 4;
-}
-
-/* What the kernel has sealed stays in the child; what the host has sealed must not. */
-static void test_sealed(void **state) {
-  (void)state;
-  pid_t pid = fork();
-  if (pid == 0)
-    _exit(with_seals());
-  int status;
-  assert_int_equal(waitpid(pid, &status, 0), pid);
-  assert_true(WIFEXITED(status));
-  if (WEXITSTATUS(status) == SKIPPED)
-    skip(); /* before Linux 6.10 */
-  assert_int_equal(WEXITSTATUS(status), 0);
-}
-
-static void test_destroy_leaves_nothing(void **state) {
-  (void)state;
-  pid_t pid = 0;
-  unsigned before = process_children(getpid(), &pid);
-  ls_executor *executor = make(LS_VECTORS_AUTO);
-  assert_int_equal(process_children(getpid(), &pid), before + 1);
-  ls_executor_destroy(executor);
-  assert_int_equal(process_children(getpid(), &pid), before);
-}
-
-#define WITH_EXECUTOR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-
 int main(void) {
   ls_layout_default(&layout, SLOT);
-  int failed = find_reference(&layout);
-  if (failed)
-    return failed;
   const struct CMUnitTest tests[] = {
-      WITH_EXECUTOR(test_stops),
-      WITH_EXECUTOR(test_int_0x80),
-      WITH_EXECUTOR(test_inside_of_gate),
-      WITH_EXECUTOR(test_trap_behind_gate),
-      WITH_EXECUTOR(test_vsyscalls),
-      WITH_EXECUTOR(test_steps),
-      WITH_EXECUTOR(test_child_is_bare),
-      WITH_EXECUTOR(test_signals_from_outside),
-      WITH_EXECUTOR(test_killed_child),
-      WITH_EXECUTOR(test_other_thread),
-      WITH_EXECUTOR(test_fork),
-      cmocka_unit_test(test_sealed),
-      cmocka_unit_test(test_destroy_leaves_nothing),
+      WITH_EXECUTOR(test_stops),          WITH_EXECUTOR(test_int_0x80),
+      WITH_EXECUTOR(test_inside_of_gate), WITH_EXECUTOR(test_trap_behind_gate),
+      WITH_EXECUTOR(test_vsyscalls),      WITH_EXECUTOR(test_steps),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return RUN_WITH_REFERENCE(&layout, tests);
 }
