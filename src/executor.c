@@ -203,9 +203,8 @@ void executor_left(const ls_executor *executor, ls_outcome *outcome) {
 /* The kernel returns from interrupts by IRET, which does not take a non-canonical RSP on most machines (SDM
  * vol. 2, IRET): a guest with such an RSP meets #GP at the next interrupt, whatever it does. Has it? */
 static bool is_doubtful(const ls_run *run, const ls_outcome *outcome) {
-  const ls_stop *stop = &outcome->stop;
-  return stop->kind == LS_STOP_FAULT && stop->signal == SIGSEGV && stop->code == SI_KERNEL && !run->steps &&
-         !(outcome->state.rflags & RFLAGS_TF) && !is_canonical(outcome->state.gpr[LS_RSP]);
+  return outcome->stop.kind == LS_STOP_FAULT && !run->steps &&
+         may_be_interrupt(outcome->stop.signal, outcome->stop.code, &outcome->state);
 }
 
 static ls_status resume(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
@@ -216,10 +215,12 @@ static ls_status resume(ls_executor *executor, const ls_run *run, ls_outcome *ou
 }
 
 /* Executes the one instruction again, which takes a few nanoseconds from the way in, of which the kernel
- * knows nothing: a fault of its own comes again. Else the guest goes on. */
+ * knows nothing: a fault of its own comes again (executors believe a step's only when it has come many times:
+ * it may have met page faults, which are interrupts too). Else the guest goes on. */
 static ls_status go_past(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
   ls_run again = *run;
   again.state = &outcome->state;
+  again.visitor = NULL;
   while (is_doubtful(run, outcome)) {
     if (outcome->state.rip == executor->box.layout.gate) {
       outcome->stop = (ls_stop){.kind = LS_STOP_EXIT};

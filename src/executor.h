@@ -2,6 +2,9 @@
 #ifndef LOCKSTEP_EXECUTOR_H
 #define LOCKSTEP_EXECUTOR_H
 
+#include <signal.h>
+
+#include "flags.h"
 #include "lockstep.h"
 #include "sandbox.h"
 
@@ -96,6 +99,15 @@ ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor
 static inline bool is_canonical(uint64_t address) {
   enum { UNUSED_BITS = 16 };
   return (uint64_t)((int64_t)(address << UNUSED_BITS) >> UNUSED_BITS) == address;
+}
+
+/* May a fault that the kernel reports in this state be an interrupt's (executor.c, go_past)? A single step
+ * that meets it is repeated so many times before it is believed. */
+enum { INTERRUPTS_IN_A_ROW = 16 };
+
+static inline bool may_be_interrupt(int signal, int code, const ls_state *state) {
+  return signal == SIGSEGV && code == SI_KERNEL && !(state->rflags & RFLAGS_TF) &&
+         !is_canonical(state->gpr[LS_RSP]);
 }
 
 /* The way out of the guest. Guest code jumps to layout.gate, where one page holds the same bytes in every

@@ -135,8 +135,8 @@ static void what_is_the_hosts_is_not(void **unused) {
       {"fs: in an immediate that is jumped into", CODE("\xff\xe0\x48\xb8\x64\x8b\x00\x90\x90\x90\x90\x90"),
        REASON_FS_GS, window(TESTCASE_CODE) + 4, 0},
       {"endless", CODE("\xeb\xfe"), REASON_TIMEOUT, 0, 0},
-      {"push, RSP not canonical", CODE("\x50"), REASON_STACK_POINTER, 0, 2 * CANONICAL_END},
-      {"hlt, RSP not canonical", CODE("\xf4"), REASON_STACK_POINTER, 0, CANONICAL_END},
+      {"push, RSP not canonical", CODE("\x50"), REASON_NONE, 0, 2 * CANONICAL_END},
+      {"hlt, RSP not canonical", CODE("\xf4"), REASON_NONE, 0, CANONICAL_END},
   };
   ours = 0x5a;
   CHECK(list);

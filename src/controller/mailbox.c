@@ -68,6 +68,7 @@ void mailbox_open(mailbox *box, _Atomic uint32_t *word) {
   box->word = word;
   atomic_store(&box->bell, 0);
   atomic_store(&box->sleepers, 0);
+  atomic_store(&box->coming, 0);
   atomic_store(&box->shared, 0);
   atomic_store(&box->own, 0);
   atomic_store(&box->owner, NULL);
@@ -77,12 +78,15 @@ void mailbox_open(mailbox *box, _Atomic uint32_t *word) {
 }
 
 int mailbox_runner(const mailbox *box) {
-  int own = atomic_load(&box->own), shared = atomic_load(&box->shared);
+  int shared = atomic_load(&box->shared), own = atomic_load(&box->own);
   return own > 0 ? own : shared > 0 ? shared : 0;
 }
 
+/* A thread is in one of them after the other: from `own`, backing off, by `coming` to `shared`, and from
+ * there to `own`. */
 bool mailbox_is_left(const mailbox *box) {
-  return atomic_load(&box->own) == 0 && atomic_load(&box->shared) == 0;
+  return atomic_load(&box->own) == 0 && atomic_load(&box->coming) == 0 && atomic_load(&box->shared) == 0 &&
+         atomic_load(&box->own) == 0;
 }
 
 /* Waits while the word is `now` and, for a caller, there is a runner. */
@@ -132,8 +136,6 @@ static void take_back(mailbox *box, const void *self) {
 
 /* By a runner whose run is in `shared`: moves it to `own`. */
 static bool give(mailbox *box, const void *self) {
-  if (!box->candidate)
-    box->candidate = have_barrier() ? self : &no_thread;
   if (box->candidate != self || mailbox_look(box) != MAILBOX_FREE)
     return false;
   atomic_store(&box->own, atomic_load(&box->shared));
@@ -150,29 +152,53 @@ static void leave_shared(mailbox *box) {
   atomic_store(&box->shared, 0);
 }
 
-bool mailbox_begin_shared(mailbox *box, const void *self, int tid) {
-  for (;;) {
-    int before = 0;
-    if (!atomic_compare_exchange_strong(&box->shared, &before, tid)) {
-      if (before > 0)
-        return false;
-      sched_yield();
-      continue;
-    }
-    take_back(box, self);
-    bool busy = atomic_load(&box->own) > 0;
-    if (!busy && mailbox_look(box) == MAILBOX_FREE)
-      return true;
+/* Enters `shared`: as one who is about to leave, until it is known that the owner is in no run. False if
+ * there is a run. */
+static bool enter_shared(mailbox *box, const void *self, int tid) {
+  int before = 0;
+  while (!atomic_compare_exchange_strong(&box->shared, &before, -tid)) {
+    if (before > 0)
+      return false;
+    before = 0;
+    sched_yield();
+  }
+  take_back(box, self);
+  if (atomic_load(&box->own) <= 0) {
+    atomic_store(&box->shared, tid);
+    return true;
+  }
+  leave_shared(box);
+  return false;
+}
+
+/* By a thread that `coming` counts. */
+static bool begin_counted(mailbox *box, const void *self, int tid) {
+  bool begun;
+  while ((begun = enter_shared(box, self, tid)) && mailbox_look(box) != MAILBOX_FREE) {
     atomic_store(&box->shared, -tid);
     leave_shared(box);
-    if (busy)
-      return false;
     for (mailbox_word word; (word = mailbox_look(box)) != MAILBOX_FREE;)
       wait_while(box, word, false);
   }
+  atomic_fetch_sub(&box->coming, 1); /* behind this the mailbox may be gone, unless there is a run */
+  return begun;
+}
+
+bool mailbox_begin_shared(mailbox *box, const void *self, int tid) {
+  atomic_fetch_add(&box->coming, 1);
+  return begin_counted(box, self, tid);
+}
+
+bool mailbox_back_off(mailbox *box, const void *self, int tid) {
+  atomic_fetch_add(&box->coming, 1);
+  atomic_store(&box->own, 0);
+  mailbox_ring_bell(box);
+  return begin_counted(box, self, tid);
 }
 
 void mailbox_end_shared(mailbox *box, const void *self, int tid) {
+  if (!box->candidate)
+    box->candidate = have_barrier() ? self : &no_thread;
   if (++box->undisturbed > UNDISTURBED && give(box, self)) {
     mailbox_end_own(box, tid);
     return;
@@ -195,12 +221,12 @@ bool mailbox_post(mailbox *box) {
 }
 
 bool mailbox_own(mailbox *box, const void *self) {
-  bool disturbs = atomic_load(&box->owner) != self;
-  if (disturbs)
+  const void *owner = atomic_load(&box->owner);
+  if (owner != self)
     take_back(box, self);
   if (mailbox_runner(box))
     return false;
-  if (disturbs)
+  if ((owner ? owner : box->candidate) != self) /* what a thread asks between its own runs does not disturb */
     box->undisturbed = 0;
   atomic_store(box->word, MAILBOX_OWNED);
   return true;

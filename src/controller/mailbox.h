@@ -36,6 +36,7 @@ typedef struct mailbox {
   _Atomic uint32_t *word;
   _Atomic uint32_t bell;     /* counts changes that somebody sleeps for */
   _Atomic uint32_t sleepers; /* threads that wait, or are about to wait, for it */
+  _Atomic uint32_t coming;   /* threads that are on their way into a run, and in neither of these: */
   _Atomic int shared, own;   /* the runner's thread id, or its negative: it has left, but not yet the mailbox;
                                 0: no run. `own` is written by the thread that the guest is given to */
   _Atomic(const void *) owner; /* that thread; or NULL: it is nobody's; or somebody is taking it back */
@@ -96,21 +97,20 @@ void word_wake(_Atomic uint32_t *word);
 /* ---- By plain moves: in every run ---- */
 
 bool mailbox_begin_shared(mailbox *box, const void *self, int tid);
+bool mailbox_back_off(mailbox *box, const void *self, int tid);
 void mailbox_end_shared(mailbox *box, const void *self, int tid);
 
 /* The first look at `owner` only keeps other threads from writing to `own`. Whoever takes the guest back has
  * a barrier for the processor. */
-static inline bool mailbox_begin_own(mailbox *box, const void *self, int tid) {
+static inline bool mailbox_begin(mailbox *box, const void *self, int tid) {
   if (atomic_load_explicit(&box->owner, memory_order_relaxed) != self ||
       atomic_load_explicit(&box->own, memory_order_relaxed) != 0)
-    return false;
+    return mailbox_begin_shared(box, self, tid);
   atomic_store_explicit(&box->own, tid, memory_order_release);
   atomic_signal_fence(memory_order_seq_cst);
   if (atomic_load_explicit(&box->owner, memory_order_acquire) == self && mailbox_look(box) == MAILBOX_FREE)
     return true;
-  atomic_store(&box->own, 0);
-  mailbox_ring_bell(box);
-  return false;
+  return mailbox_back_off(box, self, tid);
 }
 
 static inline void mailbox_end_own(mailbox *box, int tid) {
@@ -119,10 +119,6 @@ static inline void mailbox_end_own(mailbox *box, int tid) {
   if (mailbox_look(box) != MAILBOX_FREE)
     mailbox_ring_bell(box);
   atomic_store_explicit(&box->own, 0, memory_order_release); /* behind this the mailbox may be gone */
-}
-
-static inline bool mailbox_begin(mailbox *box, const void *self, int tid) {
-  return mailbox_begin_own(box, self, tid) || mailbox_begin_shared(box, self, tid);
 }
 
 static inline void mailbox_end(mailbox *box, const void *self, int tid) {

@@ -125,17 +125,30 @@ static run_event single_step(stepper *s, bool may_load_flags, bool *whole) {
   return event;
 }
 
+/* The same, again while it may have met an interrupt that the kernel could not return from. */
+static run_event single_step_surely(stepper *s, bool may_load_flags, bool *whole) {
+  const ls_state *state = &s->outcome->state;
+  uint64_t before = state->rip;
+  run_event event;
+  int tries = 0;
+  do {
+    *whole = false;
+    event = single_step(s, may_load_flags, whole);
+  } while (event == RUN_FAULT && !*whole && state->rip == before && tries++ < INTERRUPTS_IN_A_ROW &&
+           may_be_interrupt(s->x->info.si_signo, s->x->info.si_code, state));
+  return event;
+}
+
 /* One instruction. Sets *kind and returns true if the run ended with it. */
 static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
   ptrace_executor *x = s->x;
   const ls_state *state = &s->outcome->state;
   guest_code code;
-  uint64_t before;
+  uint64_t before = x->regs.rip;
+  bool whole;
   do {
-    before = x->regs.rip;
     code = guest_code_at(&x->base.box, before);
-    bool whole = false;
-    run_event event = single_step(s, code.popf, &whole);
+    run_event event = single_step_surely(s, code.popf, &whole);
     *lost = event == RUN_LOST;
     if (*lost)
       return true;

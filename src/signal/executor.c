@@ -72,6 +72,13 @@ static uint64_t enter(signal_executor *executor, const ls_state *state, uint64_t
   return how;
 }
 
+/* Did a stepped run meet an interrupt that the kernel could not return from? */
+static bool may_step_again(const signal_executor *executor, uint64_t how, const ls_outcome *outcome) {
+  const ls_stop *stop = &outcome->stop;
+  return how == GATE_STOPPED && executor->data->record->steps_left && stop->kind == LS_STOP_FAULT &&
+         may_be_interrupt(stop->signal, stop->code, &outcome->state);
+}
+
 /* Was the guest interrupted, but not for the caller? */
 static bool in_passing(const signal_executor *executor, uint64_t how, const ls_outcome *outcome) {
   const ls_executor *base = &executor->base;
@@ -84,7 +91,10 @@ static bool in_passing(const signal_executor *executor, uint64_t how, const ls_o
 static uint64_t enter_again(signal_executor *executor, const ls_run *run, uint64_t entry, uint64_t how,
                             ls_outcome *outcome) {
   const ls_state *state = run->state;
-  while (in_passing(executor, how, outcome)) {
+  int tries = 0; /* at the same instruction */
+  while (in_passing(executor, how, outcome) ||
+         (may_step_again(executor, how, outcome) && tries < INTERRUPTS_IN_A_ROW)) {
+    tries = entry == outcome->state.rip ? tries + 1 : 0;
     if (how == GATE_STOPPED) {
       state = &outcome->state;
       entry = state->rip;
