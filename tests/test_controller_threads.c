@@ -301,6 +301,41 @@ static void destroyed_in_any_order(void **unused) {
   }
 }
 
+static void *execute_announced(void *context) {
+  guest *g = context;
+  atomic_store(&g->over, true);
+  g->status = ls_execute(g->controller, 1, NULL, &g->stop, &g->error);
+  return NULL;
+}
+
+/* The visitor has the guest, so that the thread waits to begin. */
+static int let_one_wait(ls_state *state, ls_position *position, void *context) {
+  guest *g = context;
+  (void)state;
+  (void)position;
+  g->threaded = pthread_create(&g->thread, NULL, execute_announced, g) == 0;
+  while (g->threaded && !atomic_load(&g->over))
+    doze();
+  for (int i = 0; i < 100; i++)
+    doze();
+  return 0;
+}
+
+static void destroyed_beside_one_who_waits_to_begin(void **unused) {
+  (void)unused;
+  for (int i = 0; i < 10; i++) {
+    guest *g = guest_open(NULL);
+    load(g, CELL);
+    must(ls_change_state(g->controller, let_one_wait, g, &error));
+    assert_true(g->threaded);
+    ls_controller_destroy(g->controller);
+    pthread_join(g->thread, NULL);
+    assert_int_equal(g->status, LS_OK);
+    assert_int_equal(g->stop.kind, LS_STOP_CANCELLED);
+    memset(g, 0, sizeof *g);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(many_callers_at_once),
@@ -311,6 +346,7 @@ int main(void) {
       TEST(many_controllers_in_many_threads),
       TEST(threads_that_come_and_go),
       TEST(destroyed_in_any_order),
+      TEST(destroyed_beside_one_who_waits_to_begin),
   };
   return RUN_BOTH(tests);
 }

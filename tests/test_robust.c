@@ -302,6 +302,33 @@ static void reload_at_an_inserted_jump_repeats_nothing(void **unused) {
   assert_int_equal(g->cells[0], get_gpr(g, LS_RAX) - (g->stop.id == 2 || g->stop.id == 3));
 }
 
+/* A page that is touched for the first time is an interrupt too, and one instruction can touch two. Windows
+ * as large as this one are not touched before. */
+static void garbage_in_rsp_and_pages_that_are_not_there(void **unused) {
+  (void)unused;
+  enum { BIG = 8 << 20, APART = 0x20000 };
+  ls_layout layout;
+  ls_layout_default(&layout, 77);
+  const uint64_t big = UINT64_C(0x200000000000);
+  layout.windows[layout.window_count++] =
+      (ls_window){.address = big, .size = BIG, .access = LS_READ | LS_WRITE};
+  guest *g = guest_open(&(ls_controller_options){.layout = &layout});
+  load(g, "1 488903; 2 48ffc0");
+  set_gpr(g, LS_RSP, UINT64_C(1) << 62);
+  set_gpr(g, LS_RAX, 5);
+  for (uint64_t i = 1; i <= 20; i++) {
+    set_gpr(g, LS_RBX, big + i * APART - (i % 2 ? 4 : 8));
+    if (i > 10)
+      must(ls_pause(g->controller, &error));
+    start(g, 1);
+    if (i > 10)
+      must(ls_step(g->controller, 1, &error));
+    ls_resume(g->controller, NULL);
+    stopped(finish(g), LS_STOP_EXIT, 2, LS_PART_NEXT);
+    assert_int_equal(get_gpr(g, LS_RAX), 5 + i);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(an_8_bit_displacement_is_not_cut_off),
@@ -315,6 +342,7 @@ int main(void) {
       TEST(a_fault_of_the_guest_is_not_the_hosts),
       TEST(a_signal_on_the_way_mixes_nothing),
       TEST(reload_at_an_inserted_jump_repeats_nothing),
+      TEST(garbage_in_rsp_and_pages_that_are_not_there),
   };
   return RUN_BOTH(tests);
 }
