@@ -46,10 +46,14 @@ void mailbox_ring_bell(mailbox *box) {
 
 /* ---- Barriers ---- */
 
+/* What `owner` is while somebody takes the guest back, and `candidate` where there is no barrier. */
+static const char no_thread;
+
 /* From linux/membarrier.h, which may be older than the kernel. */
 enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
 
-/* Without it no guest is ever given to a thread. */
+/* Without it no guest is ever given to a thread. The first time in a process with threads the kernel waits
+ * for all of them, some milliseconds. */
 static bool have_barrier(void) {
   return syscall(SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0) == 0;
 }
@@ -72,7 +76,7 @@ void mailbox_open(mailbox *box, _Atomic uint32_t *word) {
   atomic_store(&box->shared, 0);
   atomic_store(&box->own, 0);
   atomic_store(&box->owner, NULL);
-  box->candidate = NULL;
+  box->candidate = have_barrier() ? NULL : &no_thread;
   box->undisturbed = 0;
   atomic_store(word, MAILBOX_FREE);
 }
@@ -118,9 +122,6 @@ mailbox_word mailbox_wait_for_answer(mailbox *box) {
 }
 
 /* ---- Giving the guest to a thread, and taking it back ---- */
-
-/* What `owner` is while somebody takes the guest back, and `candidate` where there is no barrier. */
-static const char no_thread;
 
 /* After this the owner, should it not be in a run already, asks like everybody else. Several threads may do
  * this at once. */
@@ -198,7 +199,7 @@ bool mailbox_back_off(mailbox *box, const void *self, int tid) {
 
 void mailbox_end_shared(mailbox *box, const void *self, int tid) {
   if (!box->candidate)
-    box->candidate = have_barrier() ? self : &no_thread;
+    box->candidate = self;
   if (++box->undisturbed > UNDISTURBED && give(box, self)) {
     mailbox_end_own(box, tid);
     return;
