@@ -334,7 +334,7 @@ static ls_status finish(crew *c, inspect_ending *ending, const ls_stop *stop, ls
     c->options.tamper(&ending->state, &position, c->options.tamper_context);
   if (!status && (position.activity != LS_IDLE || position.id != stop->id || position.part != stop->part))
     crew_complain(c, "after the run the guest is not at its stop");
-  ls_state_canonicalise(&ending->state);
+  subject_canonicalise(&ending->state);
   for (uint32_t i = TESTCASE_DATA; i < TESTCASE_WINDOWS; i++)
     memcpy(ending->memory[i], ls_controller_memory(c->controller, i), testcase_layout()->windows[i].size);
   if (!status)

@@ -103,14 +103,14 @@ static const char *position_trouble(const inspector *i, const ls_position *p) {
 /* What an idle guest can look like: as it was given, as it ended, or as a cancelled run left it. */
 static bool idle_is_known(const inspector *i, const ls_state *canonical) {
   ls_state given = i->subject.state;
-  ls_state_canonicalise(&given);
+  subject_canonicalise(&given);
   uint64_t hash = reference_hash(canonical);
   if (hash == reference_hash(&given) || hash == reference_hash(&i->got.state))
     return true;
   const journal *j = crew_journal(i->crew, GUEST_JOURNAL);
   for (uint32_t n = 0; n < j->count; n++) {
     ls_state state = j->looks[n].state;
-    ls_state_canonicalise(&state);
+    subject_canonicalise(&state);
     if (j->looks[n].stopped && reference_hash(&state) == hash)
       return true;
   }
@@ -165,7 +165,7 @@ static void take_journal(inspector *i, uint32_t number) {
   for (uint32_t n = 0; n < j->count; n++) {
     const look *l = &j->looks[n];
     ls_state state = l->state;
-    ls_state_canonicalise(&state);
+    subject_canonicalise(&state);
     if (l->relation == SIGHT_NO_STEPS || l->relation == SIGHT_NO_UNTIL) {
       if (i->got.stop.kind != LS_STOP_FUEL) /* which the trace knows nothing of */
         make_sight(i, l, first, &state, number);

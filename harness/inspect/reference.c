@@ -125,7 +125,7 @@ static void take_ending(const reference *r, inspect_ending *ending) {
   ending->stop = r->outcome.stop;
   ending->state = r->outcome.state;
   ending->code = testcase_layout()->windows[TESTCASE_CODE];
-  ls_state_canonicalise(&ending->state);
+  subject_canonicalise(&ending->state);
   for (uint32_t i = TESTCASE_DATA; i < TESTCASE_WINDOWS; i++)
     memcpy(ending->memory[i], ls_executor_memory(r->child, i), testcase_layout()->windows[i].size);
 }
@@ -135,7 +135,7 @@ static void take_ending(const reference *r, inspect_ending *ending) {
 static bool same_words(const ls_outcome *a, const inspect_ending *b) {
   ls_state one = a->state, other = b->state;
   const ls_stop *s = &a->stop, *t = &b->stop;
-  ls_state_canonicalise(&one);
+  subject_canonicalise(&one);
   one.rip = other.rip = 0;
   return s->kind == t->kind && s->id == t->id && s->part == t->part && s->signal == t->signal &&
          s->code == t->code && memcmp(&one, &other, sizeof one) == 0;
@@ -238,7 +238,7 @@ static void add(stepper *t, const ls_state *state) {
   if ((range && range->part != LS_PART_BODY) || state->rip == testcase_layout()->gate)
     return;
   ls_state clean = *state;
-  ls_state_canonicalise(&clean);
+  subject_canonicalise(&clean);
   bool at = range && ls_image_address(t->r->image, range->instruction) == state->rip;
   if (t->state && t->count == t->wanted)
     *t->state = clean;

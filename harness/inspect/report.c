@@ -18,8 +18,8 @@ static void print_differences(FILE *to, const ls_state *want, const ls_state *go
   size_t count;
   const ls_register *table = ls_registers(&count);
   ls_state a = *want, b = *got;
-  ls_state_canonicalise(&a);
-  ls_state_canonicalise(&b);
+  subject_canonicalise(&a);
+  subject_canonicalise(&b);
   for (size_t row = 0; ls_state_difference(&a, &b, &row); row++) {
     char x[256], y[256];
     ls_register_print(&table[row], &a, x, sizeof x);
@@ -48,7 +48,7 @@ static void print_candidates(FILE *to, inspector *i, const look *l) {
   static ls_state state;
   const trace t = reference_trace(i->reference);
   ls_state seen = l->state;
-  ls_state_canonicalise(&seen);
+  subject_canonicalise(&seen);
   uint64_t number = reference_segment(&i->subject, &seen);
   uint32_t index = subject_index(&i->subject, l->position.id), shown = 0;
   if (number == UINT64_MAX) {

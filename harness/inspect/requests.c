@@ -194,7 +194,7 @@ typedef struct change {
 static void check_expected(change *g, const ls_state *state, const ls_position *position) {
   size_t row = 0, count;
   ls_state got = *state;
-  ls_state_canonicalise(&got);
+  subject_canonicalise(&got);
   got.rip = g->expected.rip = 0;
   if (ls_state_difference(&g->expected, &got, &row)) {
     char want[256], have[256];
@@ -222,7 +222,7 @@ static int change_guest(ls_state *state, ls_position *position, void *context) {
   else
     scribble(state);
   g->expected = *state;
-  ls_state_canonicalise(&g->expected);
+  subject_canonicalise(&g->expected);
   return 0;
 }
 

@@ -283,3 +283,10 @@ uint32_t subject_without(const subject *s, uint32_t index, ls_instruction *rest)
   copy_list(s, to, rest);
   return s->count - 1;
 }
+
+void subject_canonicalise(ls_state *state) {
+  ls_state_canonicalise(state);
+  state->fop = 0;
+  state->fip = 0;
+  state->fdp = 0;
+}

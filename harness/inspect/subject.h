@@ -80,4 +80,9 @@ static inline uint32_t subject_exit(const subject *s) {
 /* Guest address at which the loop keeps RCX. */
 uint64_t subject_saved(void);
 
+/* ls_state_canonicalise, and FOP, FIP and FDP: where no x87 exception is pending, AMD's processors do not
+ * save them (APM vol. 2, 11.4.4), so that an interruption between the instruction that set them and the one
+ * that raises the exception loses them. */
+void subject_canonicalise(ls_state *state);
+
 #endif
