@@ -444,9 +444,10 @@ int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
  * guest is idle. What concerns the same controller is done one after the other. A request interrupts a
  * running guest between two of its instructions (a repeated string instruction: between two of its
  * repetitions); what was inserted between them is never seen: it is carried out first. The guest cannot tell,
- * but for three things: FS and GS, which are reset to those a run starts with; with options.vectors below
- * what the CPU has, the registers beyond, which are lost; and RFLAGS.NT and null selectors 1 to 3 in DS and
- * ES, which no kernel entry leaves as they are.
+ * but for these things: FS and GS, which are reset to those a run starts with; with options.vectors below
+ * what the CPU has, the registers beyond, which are lost; and what an entry into the kernel or a switch of
+ * threads loses too: RFLAGS.NT, null selectors 1 to 3 in DS and ES, and, on AMD, x87's FOP, FIP and FDP while
+ * no exception is pending.
  *
  * From inside a visitor or a sample callback, calls for the same controller fail with LS_ERR_BUSY; they must
  * not fork, and two visitors that call for each other's controllers wait for each other for good. The exit
