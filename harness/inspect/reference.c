@@ -227,7 +227,7 @@ typedef struct stepper {
   trace_entry *entries;
   uint32_t count, room;
   bool over;       /* the next segment has begun */
-  bool astray;     /* RSP is not canonical: no program for threads that interrupt */
+  bool astray;     /* RSP is not canonical: no program for threads that interrupt; or no step stops next */
   uint64_t wanted; /* this entry's state is copied to */
   ls_state *state; /* or NULL */
 } stepper;
@@ -246,6 +246,7 @@ static void add(stepper *t, const ls_state *state) {
                                          .rip = state->rip,
                                          .instruction = at ? range->instruction : LS_NONE,
                                          .repeats = at && t->r->s->repeats[range->instruction]};
+  t->astray |= at && t->r->s->loads_ss[range->instruction];
 }
 
 static int note_step(const ls_state *state, void *context) {

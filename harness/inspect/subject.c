@@ -80,6 +80,8 @@ static void look_at(subject *s, uint32_t index, body_facts *facts) {
   facts->addresses |= address_gprs(&in, operands);
   facts->fixed |= is_fixed(from, &in, operands);
   s->repeats[index] = is_repeated(&in);
+  s->loads_ss[index] = in.mnemonic == ZYDIS_MNEMONIC_MOV && operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                       operands[0].reg.value == ZYDIS_REGISTER_SS;
 }
 
 /* ---- The loop ---- */
@@ -209,6 +211,7 @@ void subject_decode(subject *s, const uint8_t *data, size_t size) {
   if (used)
     memcpy(header, data, used);
   memset(s->repeats, 0, sizeof s->repeats);
+  memset(s->loads_ss, 0, sizeof s->loads_ss);
   take_header(s, header);
   const uint8_t *body = size > used ? data + used : header;
   (header[0] & SUBJECT_GRAPH ? take_graph : take_testcase)(s, body, size - used);

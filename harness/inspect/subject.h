@@ -39,8 +39,9 @@ typedef struct subject {
   uint32_t loop;         /* index of the first instruction of the loop's own */
   uint64_t iterations;
   uint64_t fuel;
-  bool movable;              /* nothing shows that addresses of code matter to it */
-  bool repeats[SUBJECT_MAX]; /* per instruction: a repeated string instruction */
+  bool movable;               /* nothing shows that addresses of code matter to it */
+  bool repeats[SUBJECT_MAX];  /* per instruction: a repeated string instruction */
+  bool loads_ss[SUBJECT_MAX]; /* the same: MOV to SS, behind which no single step stops (SDM vol. 3, 6.8.3) */
   ls_state state;
   testcase_contents contents; /* of memory; the code window's is not used */
   ls_kind kind;               /* of the controller */
