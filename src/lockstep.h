@@ -377,11 +377,12 @@ typedef struct ls_stop {
   ls_stop_kind kind;
   uint32_t instruction; /* where it stopped: index into the program, or LS_NONE (outside the image) */
   ls_part part;
-  uint64_t id;      /* of that instruction; 0 outside the image. Gone: of the one that is missing */
-  int signal;       /* fault: SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGTRAP; else 0 */
-  int code;         /* fault: si_code */
-  uint64_t address; /* fault: si_addr, where the signal has one (SIGTRAP of a breakpoint has none), else 0 */
-  uint64_t number;  /* syscall: RAX at the call; else 0 */
+  uint32_t reserved; /* 0 */
+  uint64_t id;       /* of that instruction; 0 outside the image. Gone: of the one that is missing */
+  int signal;        /* fault: SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGTRAP; else 0 */
+  int code;          /* fault: si_code */
+  uint64_t address;  /* fault: si_addr, where the signal has one (SIGTRAP of a breakpoint has none), else 0 */
+  uint64_t number;   /* syscall: RAX at the call; else 0 */
 } ls_stop;
 
 /* What a run can touch beyond what every run loads and stores. */

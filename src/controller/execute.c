@@ -310,6 +310,7 @@ static void copy_stop(const ls_stop *from, ls_stop *to) {
   to->kind = from->kind;
   to->instruction = from->instruction;
   to->part = from->part;
+  to->reserved = from->reserved;
   to->id = from->id;
   to->signal = from->signal;
   to->code = from->code;
