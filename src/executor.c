@@ -265,6 +265,6 @@ ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *
   ls_run resolved = *run;
   if (!resolved.limit_ms)
     resolved.limit_ms = DEFAULT_LIMIT_MS;
-  executor->time_left = time_for(executor, resolved.limit_ms);
+  time_begin(executor, resolved.limit_ms);
   return executor_go(executor, &resolved, entry, outcome, error);
 }

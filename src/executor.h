@@ -54,16 +54,37 @@ struct ls_executor {
   sandbox box;
   _Atomic uint32_t *attention; /* set by create; 0 but for controllers */
   uint64_t tick_ns;            /* period of the timer */
-  uint64_t time_left;          /* ns of CPU time until the run times out, counted in ticks; TIME_ENDLESS */
-  uint32_t sample_ticks;       /* with sampling: ticks since somebody set it to 0 */
+  uint64_t time_left;          /* ns of CPU time until the run times out; TIME_ENDLESS */
+  bool ticked;                 /* a tick has come since time_begin */
   bool sampling;
+  uint32_t sample_ticks; /* with sampling: ticks since somebody set it to 0 */
 };
 
 #define TIME_ENDLESS UINT64_MAX
 
-/* One tick more than the limit, since the first comes at any time after the start. */
-static inline uint64_t time_for(const ls_executor *executor, uint64_t limit_ms) {
-  return limit_ms * UINT64_C(1000000) + executor->tick_ns;
+/* The most that can pass between two of the kernel's clock interrupts: CONFIG_HZ is 100 or more. */
+#define TIME_CLOCK_NS UINT64_C(10000000)
+
+/* From now on time is charged to a new run, which may use `limit_ms` (0: it has no limit). One tick more than
+ * that, since the first comes at any time after the start. */
+static inline void time_begin(ls_executor *executor, uint64_t limit_ms) {
+  executor->time_left = limit_ms ? limit_ms * UINT64_C(1000000) + executor->tick_ns : TIME_ENDLESS;
+  executor->ticked = false;
+}
+
+/* A tick: `ns` have passed since the last. Charges the run with what is its own of that: of what passed
+ * before its first tick, at most one tick, for the rest belongs to earlier runs or to the host; after that,
+ * no more than a tick can be late by, since more was not seen by any clock interrupt (a hypervisor had taken
+ * the CPU away). Returns how many ticks that makes, at least 1. The time is up when time_left is 0. Called by
+ * the signal handler too. */
+static inline uint32_t time_passes(ls_executor *executor, uint64_t ns) {
+  uint64_t most = executor->tick_ns + (executor->ticked ? TIME_CLOCK_NS : 0);
+  ns = ns < most ? ns : most;
+  executor->ticked = true;
+  if (executor->time_left != TIME_ENDLESS)
+    executor->time_left -= ns < executor->time_left ? ns : executor->time_left;
+  uint64_t ticks = (ns + executor->tick_ns / 2) / executor->tick_ns;
+  return ticks ? (uint32_t)ticks : 1;
 }
 
 /* The guest has jumped to the gate: completes *outcome with the exit point that it took. */

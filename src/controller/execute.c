@@ -232,7 +232,7 @@ static ls_status begin(ls_controller *c, ls_error *error) {
 /* The reference counts single steps by the child's clock itself. */
 static void set_limit(ls_controller *c, uint32_t limit_ms) {
   ls_executor *executor = c->executor;
-  executor->time_left = limit_ms ? time_for(executor, limit_ms) : TIME_ENDLESS;
+  time_begin(executor, limit_ms);
   c->guest.deadline = limit_ms && executor->kind == LS_SIGNAL ? thread_time() + executor->time_left : 0;
 }
 

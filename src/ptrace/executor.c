@@ -71,23 +71,12 @@ uint64_t executor_cpu_time(const ptrace_executor *x) {
   return nanoseconds(x->clock);
 }
 
-/* How many ticks one stands for: the kernel looks at the timer at its own ticks (CONFIG_HZ), and what it
- * misses it does not count. */
-static uint64_t ticks_passed(ptrace_executor *x) {
-  uint64_t now = executor_cpu_time(x), passed = (now - x->ticked + x->base.tick_ns / 2) / x->base.tick_ns;
+/* A tick, wherever in the run it came: how many it stands for, since the kernel looks at the timer at its own
+ * ticks (CONFIG_HZ), and what it misses it does not count. */
+static uint32_t ticks_passed(ptrace_executor *x) {
+  uint64_t now = executor_cpu_time(x), passed = now - x->ticked;
   x->ticked = now;
-  return passed ? passed : 1;
-}
-
-/* Counts a tick of the guest's; true once the time limit is used up. */
-static bool out_of_time(ptrace_executor *x) {
-  ls_executor *executor = &x->base;
-  uint64_t ticks = ticks_passed(x), time = ticks * executor->tick_ns;
-  executor->sample_ticks += executor->sampling ? (uint32_t)ticks : 0;
-  if (executor->time_left == TIME_ENDLESS)
-    return false;
-  executor->time_left -= time < executor->time_left ? time : executor->time_left;
-  return executor->time_left == 0;
+  return time_passes(&x->base, passed);
 }
 
 bool executor_in_load(const ptrace_executor *x) {
@@ -102,22 +91,24 @@ static bool is_leaving(const ptrace_executor *x) {
   return x->regs.rip == x->child.gate || x->regs.rip - x->child.inner < GATE_IN;
 }
 
-/* A signal that is no fault of the guest's: does the run end with it, and how? Ticks count only in the guest.
- */
+/* A signal that is no fault of the guest's: does the run end with it, and how? A tick that comes in the stub
+ * ends nothing, but its time has passed all the same: the next one must not be charged with it. */
 static bool ends_run(ptrace_executor *x, int number, run_event *event) {
   bool tick = is_tick(x, number), called = x->attention != 0;
   if ((!tick && !called) || ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
     return false;
+  uint32_t ticks = tick ? ticks_passed(x) : 0;
   *event = RUN_INTERRUPTED;
   if (executor_in_load(x))
     return called;
   if (is_leaving(x))
     return false;
-  if (tick && out_of_time(x)) {
+  if (x->base.sampling)
+    x->base.sample_ticks += ticks;
+  bool late = tick && !x->base.time_left;
+  if (late)
     *event = RUN_TIMEOUT;
-    return true;
-  }
-  return called || x->base.sampling;
+  return late || called || x->base.sampling;
 }
 
 static run_event resume(ptrace_executor *x, int request) {
@@ -224,12 +215,24 @@ static bool near_poison(uint64_t address) {
   return address - (POISON_FS - reach) < 2 * reach || address - (POISON_GS - reach) < 2 * reach;
 }
 
+/* Could the instruction's own bytes not be fetched? A page of them, at or above RIP, is not executable; then
+ * what stands there is not an instruction. */
+static bool fault_of_fetch(const sandbox *box, const ls_outcome *outcome) {
+  uint64_t address = outcome->stop.address;
+  if (outcome->stop.code == SI_KERNEL || address - outcome->state.rip >= LS_INSTRUCTION_MAX)
+    return false;
+  uint32_t window = sandbox_window(box, address, 1);
+  return window == LS_NONE || !(box->layout.windows[window].access & LS_EXEC);
+}
+
 /* Did the faulting instruction go through FS or GS? Its address may be anywhere if it has an index. */
 static bool fault_through_fs_gs(const ptrace_executor *x, const ls_outcome *outcome) {
   int number = outcome->stop.signal;
   if (number != SIGSEGV && number != SIGBUS)
     return false;
-  return near_poison(outcome->stop.address) || guest_code_at(&x->base.box, outcome->state.rip).fs_gs;
+  if (near_poison(outcome->stop.address))
+    return true;
+  return !fault_of_fetch(&x->base.box, outcome) && guest_code_at(&x->base.box, outcome->state.rip).fs_gs;
 }
 
 /* What every outcome needs once its state and stop are there. */

@@ -35,6 +35,7 @@ static void end_time(const stepper *s) {
   if (s->limit == TIME_ENDLESS)
     return;
   uint64_t now = executor_cpu_time(s->x);
+  s->x->ticked = now; /* the next tick must not charge it again */
   s->x->base.time_left = now < s->limit ? s->limit - now : 0;
 }
 

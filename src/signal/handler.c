@@ -311,10 +311,8 @@ static void tick(thread_record *record, place where, const siginfo_t *info, greg
   if (where != PLACE_GUEST)
     return;
   ls_executor *executor = &record->running->base;
-  uint32_t ticks = 1 + (info->si_overrun > 0 ? (uint32_t)info->si_overrun : 0);
-  uint64_t time = ticks * record->timer.tick_ns;
-  if (executor->time_left != TIME_ENDLESS)
-    executor->time_left -= time < executor->time_left ? time : executor->time_left;
+  uint64_t passed = 1 + (info->si_overrun > 0 ? (uint64_t)info->si_overrun : 0);
+  uint32_t ticks = time_passes(executor, passed * record->timer.tick_ns);
   if (executor->sampling)
     executor->sample_ticks += ticks;
   if (!executor->time_left)

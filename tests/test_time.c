@@ -1,0 +1,98 @@
+/* Whose CPU time counts: a run is charged with its own only, in both executors, however many ran before it.
+ */
+#include <time.h>
+
+#include "child.h"
+#include "must.h"
+#include "places.h"
+#include "raw.h"
+
+enum { SLOT = 11, MS = 1000000, TICK_MS = 1, LIMIT_MS = 20 };
+
+static ls_executor *executor;
+
+static uint64_t clock_ns(clockid_t clock) {
+  struct timespec now;
+  assert_int_equal(clock_gettime(clock, &now), 0);
+  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Of the thread or the child that runs the guest. */
+static uint64_t time_used(ls_kind kind) {
+  clockid_t clock = CLOCK_THREAD_CPUTIME_ID;
+  if (kind == LS_PTRACE)
+    assert_int_equal(clock_getcpuclockid(only_child(), &clock), 0);
+  return clock_ns(clock);
+}
+
+static void load(ls_image *image, const void *code, size_t size) {
+  static ls_instruction pieces[RAW_PIECES];
+  const ls_program program = raw_program(code, size, pieces);
+  must(ls_image_build(image, &program, &layout, &error));
+  must(ls_executor_load(executor, image, &error));
+}
+
+static ls_stop_kind run(uint64_t count, uint64_t steps, uint32_t limit_ms) {
+  static ls_state state;
+  static ls_outcome outcome;
+  ls_state_init(&state);
+  state.gpr[LS_RCX] = count;
+  state.gpr[LS_RSP] = S + 0x800;
+  must(ls_executor_run(executor, &(ls_run){.state = &state, .steps = steps, .limit_ms = limit_ms}, &outcome,
+                       &error));
+  return outcome.stop.kind;
+}
+
+/* Runs of some microseconds, whose limit is two or three of the kernel's clock interrupts, until the timer
+ * has rung some dozen times. Most rings meet the way in or out; a few meet a guest. */
+static void short_runs(ls_kind kind, uint64_t steps) {
+  enum { COUNT = 10000, RINGS = 12, INTERRUPT_MS = 10 };
+  uint64_t end = time_used(kind) + UINT64_C(1) * RINGS * INTERRUPT_MS * MS;
+  unsigned runs = 0;
+  do {
+    ls_stop_kind got = run(steps ? 3 : COUNT, steps, TICK_MS);
+    if (got != LS_STOP_EXIT)
+      fail_msg("run %u of a few microseconds: %s", runs, ls_stop_kind_name(got));
+  } while (++runs % 64 || time_used(kind) < end);
+}
+
+/* Never less than the limit, whatever was used by those before. A tick can be late by itself. */
+static void endless_runs(ls_kind kind) {
+  for (unsigned i = 0; i < 4; i++) {
+    uint64_t before = time_used(kind);
+    assert_int_equal(run(0, 0, LIMIT_MS), LS_STOP_TIMEOUT);
+    uint64_t used = time_used(kind) - before;
+    if (used < (LIMIT_MS - TICK_MS) * MS)
+      fail_msg("timed out after %llu ns of its own", (unsigned long long)used);
+  }
+}
+
+static void check_kind(ls_kind kind) {
+  ls_image *image = ls_image_create();
+  must(ls_executor_create(kind, &layout, &(ls_options){.tick_ms = TICK_MS}, &executor, &error));
+  load(image, "\x48\xff\xc9\x75\xfb", 5); /* dec rcx; jnz */
+  run(1, 0, 0);
+  short_runs(kind, 0);
+  if (kind == LS_PTRACE)
+    short_runs(kind, 1000);
+  endless_runs(kind);
+  short_runs(kind, 0);
+  ls_executor_destroy(executor);
+  ls_image_destroy(image);
+}
+
+static void test_in_thread(void **unused) {
+  (void)unused;
+  check_kind(LS_SIGNAL);
+}
+
+static void test_reference(void **unused) {
+  (void)unused;
+  check_kind(LS_PTRACE);
+}
+
+int main(void) {
+  ls_layout_default(&layout, SLOT);
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_in_thread), cmocka_unit_test(test_reference)};
+  return RUN_WITH_REFERENCE(&layout, tests);
+}
