@@ -217,6 +217,57 @@ static void what_does_not_repeat_is_inconclusive(void **unused) {
   assert_int_equal(oracle_counts_of(the_oracle)->reasons[REASON_THREAD_UNSTABLE], 1);
 }
 
+static unsigned thread_runs, bad_runs;
+
+static void tamper_at_first(ls_outcome *thread, ls_executor *executor, void *context) {
+  (void)executor;
+  (void)context;
+  if (thread_runs++ < bad_runs)
+    thread->state.gpr[LS_RAX] += thread_runs;
+}
+
+/* Both runs of the first attempt disagree, and so does the first run of each that follows. */
+static void an_inconclusive_verdict_must_come_again(void **unused) {
+  (void)unused;
+  ls_error error = {0};
+  assert_int_equal(fresh_oracle(tamper_at_first, &error), LS_OK);
+  thread_runs = 0, bad_runs = 2;
+  one("\x90", 1);
+  judge();
+  assert_string_equal(verdict_name(result.verdict), "same");
+  assert_int_equal(result.once, 1u << REASON_THREAD_UNSTABLE);
+  const oracle_counts *counts = oracle_counts_of(the_oracle);
+  assert_int_equal(counts->once[REASON_THREAD_UNSTABLE], 1);
+  assert_int_equal(counts->reasons[REASON_THREAD_UNSTABLE], 0);
+  assert_int_equal(counts->verdicts[VERDICT_SAME], 1);
+  judge();
+  assert_int_equal(result.once, 0);
+}
+
+static void tamper_time_out(ls_outcome *thread, ls_executor *executor, void *context) {
+  (void)executor;
+  (void)context;
+  if (thread_runs++ < bad_runs) {
+    thread->stop = (ls_stop){.kind = LS_STOP_TIMEOUT, .instruction = LS_NONE};
+    thread->state.gpr[LS_RCX] += thread_runs;
+  }
+}
+
+/* A thread that does not end where the reference does is a difference, wherever the time-outs strike; but not
+ * if ten times the limit is enough. */
+static void a_thread_that_does_not_end_differs(void **unused) {
+  (void)unused;
+  ls_error error = {0};
+  for (bad_runs = 1; bad_runs < 4; bad_runs += 2) {
+    assert_int_equal(fresh_oracle(tamper_time_out, &error), LS_OK);
+    thread_runs = 0;
+    one("\x90", 1);
+    judge();
+    assert_string_equal(verdict_name(result.verdict), bad_runs == 1 ? "same" : "different");
+    assert_int_equal(oracle_counts_of(the_oracle)->once[REASON_TIMEOUT], 1);
+  }
+}
+
 /* A verdict for one instruction, with RAX given. */
 static void check_verdict(const char *bytes, uint8_t length, uint64_t rax, verdict v, oracle_reason reason) {
   one(bytes, length);
@@ -240,6 +291,19 @@ static void dangerous_programs_are_refused(void **unused) {
   check_verdict("\x88\x00", 2, 0x10, VERDICT_SAME, REASON_NONE);                         /* to page 0 */
   check_verdict("\x88\x00", 2, UINT64_C(0x8000000000000000), VERDICT_SAME, REASON_NONE); /* non-canonical */
   assert_int_equal(ours, before);
+}
+
+/* Prefixes of FS in memory that is not executed are data. */
+static void jumps_into_data_are_compared(void **unused) {
+  (void)unused;
+  begin();
+  uint64_t data = testcase_layout()->windows[TESTCASE_DATA].address;
+  one("\xc7\x00\x64\x64\x64\x64\xff\xe0", 8); /* mov dword ptr [rax], 0x64646464; jmp rax */
+  test.state.gpr[LS_RAX] = data;
+  judge();
+  assert_string_equal(oracle_reason_name(result.reason), "none");
+  assert_string_equal(verdict_name(result.verdict), "same");
+  assert_int_equal(result.reference.stop.address, data);
 }
 
 /* Two bytes of one instruction's immediate are another instruction, reached by a jump that no link shows. */
@@ -359,7 +423,10 @@ int main(void) {
       cmocka_unit_test(each_window_is_compared_to_its_ends),
       cmocka_unit_test(a_difference_is_reported_in_full),
       cmocka_unit_test(what_does_not_repeat_is_inconclusive),
+      cmocka_unit_test(an_inconclusive_verdict_must_come_again),
+      cmocka_unit_test(a_thread_that_does_not_end_differs),
       cmocka_unit_test(dangerous_programs_are_refused),
+      cmocka_unit_test(jumps_into_data_are_compared),
       cmocka_unit_test(hidden_instructions_do_no_harm),
       cmocka_unit_test(literal_branches_are_followed),
       cmocka_unit_test(returns_are_looked_into_when_they_matter),

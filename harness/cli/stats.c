@@ -52,19 +52,24 @@ static double rate(const stats *s) {
   return seconds(s) > 0 ? (double)s->programs / seconds(s) : 0;
 }
 
+/* Counts by reason, those that are not 0. */
+static json_t *json_reasons(const uint64_t counts[ORACLE_REASONS]) {
+  json_t *reasons = json_object();
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    if (counts[i])
+      json_object_set_new(reasons, oracle_reason_name((oracle_reason)i), json_integer((json_int_t)counts[i]));
+  return reasons;
+}
+
 static void print_json(const arguments *a) {
   const stats *s = &a->sum;
   const uint64_t *v = s->counts.verdicts;
-  json_t *reasons = json_object();
-  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
-    if (s->counts.reasons[i])
-      json_object_set_new(reasons, oracle_reason_name((oracle_reason)i),
-                          json_integer((json_int_t)s->counts.reasons[i]));
-  json_t *top = json_pack(
-      "{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:O, s:O}", "programs", s->programs, "seconds",
-      seconds(s), "per_second", rate(s), "forms_allowed", s->forms_allowed, "forms_seen", s->forms_seen,
-      "same", v[VERDICT_SAME], "different", v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE],
-      "refused", v[VERDICT_REFUSED], "reasons", reasons, "findings", a->findings, "errors", a->errors);
+  json_t *top = json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:o, s:O, s:O}", "programs",
+                          s->programs, "seconds", seconds(s), "per_second", rate(s), "forms_allowed",
+                          s->forms_allowed, "forms_seen", s->forms_seen, "same", v[VERDICT_SAME], "different",
+                          v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE], "refused",
+                          v[VERDICT_REFUSED], "reasons", json_reasons(s->counts.reasons), "once",
+                          json_reasons(s->counts.once), "findings", a->findings, "errors", a->errors);
   json_dumpf(top, stdout, JSON_COMPACT); /* one line: ci/fuzz ends with it */
   putchar('\n');
   json_decref(top);
@@ -97,6 +102,10 @@ static void print_people(const arguments *a) {
     if (s->counts.reasons[i])
       printf("    %-18s %llu: %s\n", oracle_reason_name((oracle_reason)i),
              (unsigned long long)s->counts.reasons[i], oracle_reason_sentence((oracle_reason)i));
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    if (s->counts.once[i])
+      printf("  once only       %llu %s, which did not come again\n", (unsigned long long)s->counts.once[i],
+             oracle_reason_name((oracle_reason)i));
   for (size_t i = 0; i < json_array_size(a->findings); i++)
     printf("FINDING %s\n", json_string_value(json_array_get(a->findings, i)));
   if (!a->named)

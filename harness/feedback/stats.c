@@ -47,8 +47,10 @@ void stats_add(stats *sum, const stats *more) {
   sum->programs += more->programs;
   for (int i = 0; i < VERDICTS; i++)
     sum->counts.verdicts[i] += more->counts.verdicts[i];
-  for (int i = 0; i < ORACLE_REASONS; i++)
+  for (int i = 0; i < ORACLE_REASONS; i++) {
     sum->counts.reasons[i] += more->counts.reasons[i];
+    sum->counts.once[i] += more->counts.once[i];
+  }
   for (int i = 0; i < LS_STOP_KINDS; i++)
     sum->counts.stops[i] += more->counts.stops[i];
   for (size_t i = 0; i < sizeof sum->seen; i++) {

@@ -11,7 +11,8 @@
 enum {
   PROBE_LIMIT_MS = 100, /* a form that waits that long does run */
   PROBE_ATTEMPTS = 3,   /* a child can be lost for reasons outside */
-  PROBE_CONFIRMED = 2   /* now and then some hypervisors report #UD for what they emulate for once */
+  PROBE_CONFIRMED = 2   /* so often must an answer come: hypervisors report #UD now and then for what they
+                           emulate for once, and a run can be disturbed from outside */
 };
 
 typedef struct prober {
@@ -59,6 +60,19 @@ static bool is_illegal(const prober *p, const ls_outcome *outcome) {
          outcome->state.rip == ls_image_address(p->image, 0);
 }
 
+/* The answer that comes twice first. */
+static ls_status ask(const prober *p, const ls_run *run, uint8_t *support, ls_error *error) {
+  unsigned seen[FORM_NOT_PROBED] = {0};
+  ls_outcome outcome;
+  do {
+    ls_status status = run_patiently(p, run, &outcome, error);
+    if (status != LS_OK)
+      return status;
+    *support = is_illegal(p, &outcome) ? FORM_ILLEGAL : FORM_RUNS;
+  } while (++seen[*support] < PROBE_CONFIRMED);
+  return LS_OK;
+}
+
 static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_error *error) {
   form_example example;
   uint8_t length;
@@ -67,19 +81,12 @@ static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_
   const ls_instruction instruction = probe_instruction(form, &example);
   const ls_program program = {&instruction, 1, 0};
   ls_run run = {.state = &p->state, .limit_ms = PROBE_LIMIT_MS};
-  ls_outcome outcome;
   if (policy_uses_x87(&example.instruction, example.operands))
     run.uses = LS_USES_X87;
   ls_status status = ls_image_build(p->image, &program, p->layout, error);
   if (status == LS_OK)
     status = ls_executor_load(p->reference, p->image, error);
-  *support = FORM_ILLEGAL;
-  for (unsigned i = 0; i < PROBE_CONFIRMED && status == LS_OK && *support == FORM_ILLEGAL; i++) {
-    status = run_patiently(p, &run, &outcome, error);
-    if (status == LS_OK && !is_illegal(p, &outcome))
-      *support = FORM_RUNS;
-  }
-  return status;
+  return status == LS_OK ? ask(p, &run, support, error) : status;
 }
 
 ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error) {

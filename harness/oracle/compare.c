@@ -110,6 +110,8 @@ void outcome_compare(const ls_outcome *a, const ls_outcome *b, ls_executor *memo
 
 outcome_digest outcome_digest_of(const ls_outcome *canonical, ls_executor *memory) {
   const ls_stop *s = &canonical->stop;
+  if (s->kind == LS_STOP_TIMEOUT)
+    return (outcome_digest){.stop = LS_STOP_TIMEOUT};
   const uint64_t stop[] = {(uint64_t)s->kind, place(s),   (uint64_t)s->signal,
                            (uint64_t)s->code, s->address, s->number};
   outcome_digest digest = {.state = XXH3_64bits(&canonical->state, sizeof canonical->state),

@@ -46,7 +46,7 @@ void outcome_compare(const ls_outcome *a, const ls_outcome *b, ls_executor *memo
 /* Makes an outcome comparable: ls_state_canonicalise and what a stop of that kind leaves open. */
 void outcome_canonicalise(ls_outcome *outcome);
 
-/* XXH3 digests, for quick equality with an earlier run. */
+/* XXH3 digests, for quick equality with an earlier run. Two time-outs are equal, wherever they struck. */
 typedef struct outcome_digest {
   uint64_t state, memory, stop;
 } outcome_digest;

@@ -21,7 +21,7 @@ const char *verdict_name(verdict v); /* "same", "different", "inconclusive", "re
 /* Why a verdict was given; counted one by one. */
 typedef enum oracle_reason {
   REASON_NONE,          /* same, different */
-  REASON_TIMEOUT,       /* inconclusive: the reference ran out of CPU time */
+  REASON_TIMEOUT,       /* inconclusive: not over in ten times the limit of CPU time */
   REASON_STACK_POINTER, /* inconclusive, of programs that are interrupted on purpose: RSP is not canonical */
   REASON_REFERENCE_UNSTABLE, /* inconclusive: the reference disagrees with itself */
   REASON_THREAD_UNSTABLE,    /* inconclusive: the thread disagrees with itself */
@@ -54,6 +54,7 @@ typedef struct oracle_options {
 typedef struct oracle_result {
   verdict verdict;
   oracle_reason reason;
+  uint32_t once;      /* bits 1 << reason: a first verdict for that reason, which did not come again */
   const char *detail; /* more about a refusal or NULL: the policy row's name, an instruction's trouble; valid
                          until the next run */
   ls_outcome reference;   /* canonical; meaningful unless refused before it ran */
@@ -67,6 +68,7 @@ typedef struct oracle_result {
 typedef struct oracle_counts {
   uint64_t verdicts[VERDICTS];
   uint64_t reasons[ORACLE_REASONS];
+  uint64_t once[ORACLE_REASONS]; /* verdicts that did not come again; what came instead is counted above */
   uint64_t stops[LS_STOP_KINDS]; /* of the reference, for same and different */
 } oracle_counts;
 
@@ -74,7 +76,9 @@ typedef struct oracle_counts {
 ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *error);
 void oracle_destroy(oracle *o);
 
-/* Runs the test in both and compares. Only errors that are not the test's own (no memory) are returned. */
+/* Runs the test in both and compares. Every verdict but `same` is repeated before it is given: a difference
+ * must come again in both executors, any other reason in another attempt, a time-out at ten times the limit.
+ * Only errors that are not the test's own (no memory) are returned. */
 ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error);
 
 /* Runs a test that may run in the thread (LS_ERR_ARGUMENT if it may not), `steps` instructions of it in each
