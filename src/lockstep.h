@@ -121,14 +121,26 @@ ls_vectors ls_vectors_available(void);
 /* "SSE", "AVX", "AVX-512" or "auto". */
 const char *ls_vectors_name(ls_vectors vectors);
 
-/* One row of the register table (src/regs.def), which drives names, printing, comparing and copying. */
+/* What ls_state_canonicalise does to a register. */
+typedef enum ls_rule {
+  LS_RULE_MASK,       /* bits outside of `mask` become 0 */
+  LS_RULE_SELECTOR,   /* a null selector, 0 to 3, becomes 0 */
+  LS_RULE_X87_PENDING /* it becomes 0 unless an x87 exception is pending: FSW.ES, bit 7 */
+} ls_rule;
+
+/* One row of the register table (src/regs.def), which drives names, printing, comparing and the canonical
+ * form. */
 typedef struct ls_register {
   const char *name;   /* lower case, as Intel writes it: "rax", "zmm7", "st0", "mxcsr" */
   uint16_t offset;    /* in ls_state */
   uint16_t size;      /* bytes of value */
   uint8_t group;      /* an ls_register_group */
-  uint64_t mask;      /* of registers of 8 bytes or less: the bits that are compared */
-  const char *reason; /* why bits are masked or reset before comparing; NULL = all are compared */
+  uint8_t rule;       /* an ls_rule */
+  uint16_t reserved;  /* 0 */
+  uint32_t reserved2; /* 0 */
+  uint64_t mask;      /* LS_RULE_MASK: the bits that are compared; all, where it has more than 8 bytes or the
+                         rule is another one */
+  const char *reason; /* why not all of it is always compared; NULL: all is */
 } ls_register;
 
 typedef enum ls_register_group {
@@ -152,8 +164,8 @@ const ls_register *ls_register_find(const char *name);
  * (what Linux gives a 64-bit program). */
 void ls_state_init(ls_state *state);
 
-/* Resets what two runs of the same program may differ in although the program did the same (each case with
- * its reason in src/state.c), so that equality is memcmp. */
+/* Resets what two runs of the same program may differ in although the program did the same, as the rules of
+ * the register table say, and bytes that belong to no register, so that equality is memcmp. */
 void ls_state_canonicalise(ls_state *state);
 
 /* Writes register `reg` of `state` as text: 0x… for 8 bytes and less, lanes of 8 bytes, highest first,

@@ -24,11 +24,11 @@ _Static_assert(offsetof(ls_state, st) == STATE_ST, "assembly offset");
 _Static_assert(offsetof(ls_state, st) - STATE_FX == 32, "FXSAVE layout");
 _Static_assert(sizeof(ls_state) == STATE_SIZE, "no padding");
 
-enum { FSW_ES = 0x80, ST_BYTES = 10 };
+enum { FSW_ES = 0x80, ST_BYTES = 10, NULL_SELECTORS_END = 4 };
 
 static const ls_register registers[] = {
-#define REGISTER(name, field, bytes, group, mask, reason)                                                    \
-  {#name, offsetof(ls_state, field), bytes, group, mask, reason},
+#define REGISTER(name, field, bytes, group, rule, mask, reason)                                              \
+  {#name, offsetof(ls_state, field), bytes, group, rule, 0, 0, mask, reason},
 #include "regs.def"
 #undef REGISTER
 };
@@ -54,31 +54,40 @@ void ls_state_init(ls_state *state) {
   state->ss = 0x2b;
 }
 
-static uint16_t canonical_selector(uint16_t selector) {
-  return selector < 4 ? 0 : selector;
+/* Applies one row of the table. Everything but the state is a constant, so that what is left of most rows is
+ * nothing. */
+static inline __attribute__((always_inline)) void
+canonicalise_register(ls_state *state, size_t offset, size_t size, ls_rule rule, uint64_t mask) {
+  uint8_t *at = (uint8_t *)state + offset;
+  uint64_t value = 0;
+  if (rule == LS_RULE_MASK && mask == UINT64_MAX)
+    return;
+  memcpy(&value, at, size);
+  if (rule == LS_RULE_MASK)
+    value &= mask;
+  else if (rule == LS_RULE_SELECTOR)
+    value = value < NULL_SELECTORS_END ? 0 : value;
+  else
+    value = state->fsw & FSW_ES ? value : 0;
+  memcpy(at, &value, size);
 }
 
-static void canonicalise_x87(ls_state *state) {
-  if (!(state->fsw & FSW_ES)) {
-    state->fop = 0;
-    state->fip = 0;
-    state->fdp = 0;
-  }
-  /* Bytes 10 to 15 of a slot are reserved (SDM vol. 1, 10.5.1) and hold whatever memory held before. */
+/* Bytes 10 to 15 of an x87 slot are reserved (SDM vol. 1, 10.5.1) and hold whatever memory held before;
+ * reserved2 is MXCSR_MASK in an FXSAVE image. */
+static void clear_between_registers(ls_state *state) {
   for (int i = 0; i < 8; i++)
     memset(state->st[i] + ST_BYTES, 0, sizeof state->st[i] - ST_BYTES);
+  state->reserved0 = 0;
+  state->reserved1 = 0;
+  state->reserved2 = 0;
 }
 
 void ls_state_canonicalise(ls_state *state) {
-  state->rflags &= ~(uint64_t)(RFLAGS_RF | RFLAGS_NT);
-  state->ds = canonical_selector(state->ds);
-  state->es = canonical_selector(state->es);
-  state->fs = canonical_selector(state->fs);
-  state->gs = canonical_selector(state->gs);
-  canonicalise_x87(state);
-  state->reserved0 = 0;
-  state->reserved1 = 0;
-  state->reserved2 = 0; /* MXCSR_MASK in an FXSAVE image */
+#define REGISTER(name, field, bytes, group, rule, mask, reason)                                              \
+  canonicalise_register(state, offsetof(ls_state, field), bytes, rule, mask);
+#include "regs.def"
+#undef REGISTER
+  clear_between_registers(state);
 }
 
 int ls_state_difference(const ls_state *a, const ls_state *b, size_t *row) {
