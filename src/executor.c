@@ -75,15 +75,15 @@ void ls_executor_destroy(ls_executor *executor) {
 }
 
 const ls_layout *ls_executor_layout(const ls_executor *executor) {
-  return &executor->box.layout;
+  return executor ? &executor->box.layout : NULL;
 }
 
 ls_vectors ls_executor_vectors(const ls_executor *executor) {
-  return executor->vectors;
+  return executor ? executor->vectors : LS_VECTORS_AUTO;
 }
 
 int ls_executor_stops_syscalls(ls_executor *executor) {
-  return executor->ops->stops_syscalls(executor);
+  return executor ? executor->ops->stops_syscalls(executor) : 0;
 }
 
 void gate_page_write(uint8_t *page, uint64_t gate) {
@@ -94,53 +94,11 @@ void gate_page_write(uint8_t *page, uint64_t gate) {
   memcpy(page + sizeof jump, &inner, sizeof inner);
 }
 
-/* ---- Memory ---- */
-
-ls_status executor_own(ls_executor *executor, ls_error *error) {
-  return sandbox_forked(&executor->box) ? executor->ops->forked(executor, error) : LS_OK;
-}
-
-void *ls_executor_memory(ls_executor *executor, uint32_t window) {
-  const sandbox *box = &executor->box;
-  return window < box->layout.window_count ? box->alias + box->offset[window] : NULL;
-}
-
-ls_status ls_executor_reset(ls_executor *executor, const void *const contents[], ls_error *error) {
-  ls_status status = executor_own(executor, error);
-  if (status)
-    return status;
-  const sandbox *box = &executor->box;
-  for (uint32_t i = LS_CODE_WINDOW + 1; i < box->layout.window_count; i++)
-    if (contents[i])
-      memcpy(box->alias + box->offset[i], contents[i], box->layout.windows[i].size);
-  return LS_OK;
-}
-
-static uint64_t first_difference(const uint8_t *a, const uint8_t *b, uint64_t from, uint64_t size) {
-  if (from < size && memcmp(a + from, b + from, size - from) == 0)
-    return size;
-  while (from < size && a[from] == b[from])
-    from++;
-  return from;
-}
-
-int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint64_t *offset) {
-  const ls_layout *layout = &a->box.layout;
-  if (*window == LS_CODE_WINDOW) {
-    *window = LS_CODE_WINDOW + 1;
-    *offset = 0;
-  }
-  for (; *window < layout->window_count; ++*window, *offset = 0) {
-    uint64_t size = layout->windows[*window].size;
-    *offset = first_difference(a->box.alias + a->box.offset[*window], b->box.alias + b->box.offset[*window],
-                               *offset, size);
-    if (*offset < size)
-      return 1;
-  }
-  return 0;
-}
+/* ---- Code ---- */
 
 ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error) {
+  if (!executor || !image)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a load needs an executor and an image");
   ls_status status = executor_own(executor, error);
   if (status)
     return status;
@@ -152,9 +110,10 @@ ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_erro
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
                      "the image was not built for this executor's layout");
   uint8_t *to = box->alias + box->offset[LS_CODE_WINDOW];
+  uint64_t used = __atomic_load_n(&box->code_lent, __ATOMIC_RELAXED) ? code->size : box->code_used;
   memcpy(to, bytes, size);
-  if (box->code_used > size)
-    memset(to + size, INT3, box->code_used - size);
+  if (used > size)
+    memset(to + size, INT3, used - size);
   box->code_used = size;
   executor->image = image;
   return LS_OK;
@@ -162,11 +121,18 @@ ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_erro
 
 /* ---- Running ---- */
 
-static ls_status check_run(const ls_executor *executor, const ls_run *run, ls_error *error) {
+static ls_status check_run(const ls_executor *executor, const ls_run *run, const ls_outcome *outcome,
+                           ls_error *error) {
+  if (!executor || !run)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run needs an executor, and an ls_run");
   if (!executor->image)
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "no image is loaded");
-  if (!run->state || ((uintptr_t)run->state & 63))
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run needs a state aligned to 64 bytes");
+  if (!run->state || (uintptr_t)run->state % _Alignof(ls_state))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run needs a state aligned to %zu bytes",
+                     _Alignof(ls_state));
+  if (!outcome || (uintptr_t)outcome % _Alignof(ls_outcome))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run needs an outcome aligned to %zu bytes",
+                     _Alignof(ls_outcome));
   const ls_state *s = run->state;
   if (s->cs != CS_USER || s->fs || s->gs)
     return error_set(error, LS_ERR_STATE, 0, LS_NONE, "a run starts with CS 0x33 and null FS and GS");
@@ -251,7 +217,7 @@ ls_status executor_stopped_inside(ls_executor *executor, const ls_run *run, ls_o
 }
 
 ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error) {
-  ls_status status = check_run(executor, run, error);
+  ls_status status = check_run(executor, run, outcome, error);
   if (status)
     return status;
   uint64_t entry = ls_image_address(executor->image, run->entry);

@@ -48,57 +48,90 @@ static int is_gate_address(uint64_t address) {
   return address >= LS_GATE_SIZE && address <= USER_END - LS_GATE_SIZE;
 }
 
-static ls_status check_window(const ls_layout *layout, uint32_t i, ls_error *error) {
-  const ls_window *w = &layout->windows[i];
-  if (w->address % LS_PAGE || w->size % LS_PAGE || !w->size)
+static ls_status check_window(const ls_window *w, uint32_t i, ls_error *error) {
+  if (w->address % LS_PAGE)
     return error_set(error, LS_ERR_ARGUMENT, 0, i,
-                     "window %u: address and size must be multiples of %d, and the size not 0", i, LS_PAGE);
+                     "window %u: its address, 0x%" PRIx64 ", is no multiple of %d", i, w->address, LS_PAGE);
+  if (!w->size || w->size % LS_PAGE)
+    return error_set(error, LS_ERR_ARGUMENT, 0, i,
+                     "window %u: its size, 0x%" PRIx64 ", is 0 or no multiple of %d", i, w->size, LS_PAGE);
   if (w->address < LS_PAGE || w->size > USER_END || w->address > USER_END - w->size - LS_PAGE)
-    return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u does not lie in user space", i);
+    return error_set(error, LS_ERR_ARGUMENT, 0, i,
+                     "window %u does not lie in 0x%" PRIx64 "-0x%" PRIx64 ": user space but for guard pages",
+                     i, (uint64_t)LS_PAGE, USER_END - LS_PAGE);
+  if (i == LS_CODE_WINDOW && w->access != (LS_READ | LS_EXEC))
+    return error_set(error, LS_ERR_ARGUMENT, 0, i,
+                     "windows[0] is code: its access must be LS_READ | LS_EXEC");
   if (!w->access || w->access & ~(uint32_t)(LS_READ | LS_WRITE | LS_EXEC))
     return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u: access must be LS_READ, LS_WRITE, LS_EXEC", i);
+  return LS_OK;
+}
+
+/* Do they leave each other and the gate alone? */
+static ls_status check_room(const ls_layout *layout, uint32_t i, ls_error *error) {
+  const ls_window *w = &layout->windows[i];
+  const uint64_t gates[] = {layout->gate, gate_inner(layout->gate)};
   uint64_t with_guards = w->address - LS_PAGE, size = w->size + (uint64_t)2 * LS_PAGE;
-  if (overlap(with_guards, size, layout->gate, LS_GATE_SIZE) ||
-      overlap(with_guards, size, gate_inner(layout->gate), LS_GATE_SIZE))
-    return error_set(error, LS_ERR_ARGUMENT, 0, i, "window %u or a guard page of it overlaps the gate", i);
+  for (int g = 0; g < 2; g++)
+    if (overlap(with_guards, size, gates[g], LS_GATE_SIZE))
+      return error_set(error, LS_ERR_ARGUMENT, 0, i,
+                       "window %u or a guard page of it overlaps what the gate takes at 0x%" PRIx64
+                       "-0x%" PRIx64,
+                       i, gates[g], gates[g] + LS_GATE_SIZE);
   for (uint32_t j = 0; j < i; j++)
     if (overlap(w->address, w->size, layout->windows[j].address, layout->windows[j].size))
       return error_set(error, LS_ERR_ARGUMENT, 0, i, "windows %u and %u overlap", j, i);
   return LS_OK;
 }
 
-static ls_status check_control(const ls_layout *layout, ls_error *error) {
-  const ls_window *code = &layout->windows[LS_CODE_WINDOW];
-  if (layout->control % LS_CONTROL_SIZE)
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "control must be aligned to %d", LS_CONTROL_SIZE);
-  if (distance(layout->control, code->address) > REACH ||
-      distance(layout->control, code->address + code->size) > REACH)
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "control must be within 2 GiB of the code window");
+static bool in_writable_window(const ls_layout *layout, uint64_t address, uint64_t size) {
   for (uint32_t i = 0; i < layout->window_count; i++) {
     const ls_window *w = &layout->windows[i];
-    if (w->access & LS_WRITE && layout->control >= w->address &&
-        layout->control - w->address <= w->size - LS_CONTROL_SIZE)
-      return LS_OK;
+    if (w->access & LS_WRITE && address >= w->address && address - w->address <= w->size - size)
+      return true;
   }
-  return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
-                   "control (0x%" PRIx64 ") must lie in a writable window", layout->control);
+  return false;
+}
+
+static ls_status check_control(const ls_layout *layout, ls_error *error) {
+  const ls_window *code = &layout->windows[LS_CODE_WINDOW];
+  uint64_t control = layout->control;
+  if (control % LS_CONTROL_SIZE)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "control (0x%" PRIx64 ") must be aligned to %d",
+                     control, LS_CONTROL_SIZE);
+  if (!in_writable_window(layout, control, LS_CONTROL_SIZE))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "control (0x%" PRIx64 ") must lie in a window that has LS_WRITE", control);
+  if (distance(control, code->address) > REACH || distance(control, code->address + code->size) > REACH)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "control (0x%" PRIx64 ") must be within 2 GiB of all of the code window", control);
+  return LS_OK;
+}
+
+static ls_status check_gate(const ls_layout *layout, ls_error *error) {
+  uint64_t gate = layout->gate, inner = gate_inner(gate);
+  if (gate % LS_GATE_SIZE)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "the gate (0x%" PRIx64 ") must be aligned to 0x%x",
+                     gate, LS_GATE_SIZE);
+  if (!is_gate_address(gate) || !is_gate_address(inner))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
+                     "the gate (0x%" PRIx64 ") and the gate XOR 0x1000000000 (0x%" PRIx64
+                     ") must lie in user space, not in its first 0x%x bytes",
+                     gate, inner, LS_GATE_SIZE);
+  return LS_OK;
 }
 
 ls_status layout_check(const ls_layout *layout, ls_error *error) {
   if (layout->window_count < 1 || layout->window_count > LS_WINDOWS_MAX)
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a layout has 1 to %d windows", LS_WINDOWS_MAX);
-  if (layout->gate % LS_GATE_SIZE || !is_gate_address(layout->gate) ||
-      !is_gate_address(gate_inner(layout->gate)))
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE,
-                     "the gate must lie in user space and be aligned to %d", LS_GATE_SIZE);
-  for (uint32_t i = 0; i < layout->window_count; i++) {
-    ls_status status = check_window(layout, i, error);
-    if (status)
-      return status;
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a layout has 1 to %d windows, not %u",
+                     LS_WINDOWS_MAX, layout->window_count);
+  ls_status status = check_gate(layout, error);
+  for (uint32_t i = 0; !status && i < layout->window_count; i++) {
+    status = check_window(&layout->windows[i], i, error);
+    if (!status)
+      status = check_room(layout, i, error);
   }
-  if (layout->windows[LS_CODE_WINDOW].access != (LS_READ | LS_EXEC))
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_CODE_WINDOW, "windows[0] is code: LS_READ | LS_EXEC");
-  return check_control(layout, error);
+  return status ? status : check_control(layout, error);
 }
 
 /* ---- Places for a code window that grows ---- */

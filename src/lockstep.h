@@ -9,6 +9,8 @@
  *     its last argument is an ls_error, a non-NULL one receives the status again, errno, the index of the
  *     offending item, and a sentence that says what to do.
  *   - Pointers are borrowed for the length of the call unless the text says otherwise.
+ *   - A pointer must not be NULL, nor be aligned worse than its type, but where the text says so. Functions
+ *     of executors and controllers look: LS_ERR_ARGUMENT, or NULL or 0 of those that return no status.
  *   - No function may be called from a signal handler unless its text says so.
  *   - Objects are not locked: one object is used by one thread at a time. Different objects are independent,
  *     in different threads too. Controllers are the exception: any number of threads may use one at once. */
@@ -195,7 +197,8 @@ typedef struct ls_instruction {
   uint64_t id;    /* the caller's own, stable name for it */
   uint64_t data;  /* with LS_FIELD_DATA: the guest address referred to */
   uint32_t next;  /* index of the instruction that follows, or LS_NONE: leaves the program */
-  uint32_t jump;  /* with LS_FIELD_BRANCH: index of the branch's target, or LS_NONE: leaves the program */
+  uint32_t jump;  /* with LS_FIELD_BRANCH: index of the branch's target, or LS_NONE: leaves the program; else
+                     LS_NONE or 0 */
   uint8_t length; /* of bytes, 1 to LS_INSTRUCTION_MAX */
   uint8_t flags;
   uint8_t field;                     /* an ls_field */
@@ -239,8 +242,9 @@ void ls_image_destroy(ls_image *image); /* NULL is fine */
 
 /* Lays `program` out for the code window of `layout`, in time linear in its size. The image is replaced; on
  * failure it keeps what it held. Branches whose 8-bit field does not reach get an island. Refused, with the
- * index of the instruction (LS_ERR_PROGRAM): links out of range, a branch field without a known width,
- * fields outside the bytes, targets of data fields out of reach, programs larger than the code window. */
+ * index of the instruction (LS_ERR_PROGRAM): links out of range, a jump link other than 0 without a branch
+ * field, a branch field without a known width, fields outside the bytes, targets of data fields out of reach,
+ * programs larger than the code window. */
 ls_status ls_image_build(ls_image *image, const ls_program *program, const struct ls_layout *layout,
                          ls_error *error);
 
@@ -277,11 +281,23 @@ typedef struct ls_window {
 } ls_window;
 
 /* Where guest memory lies. Each window has an inaccessible guard page on either side unless another window
- * begins there. Exit points and fuel write LS_CONTROL_SIZE bytes at `control`, which must lie in a writable
- * window, be aligned to 64, and be within 2 GiB of the code window; the guest may see and change them, the
- * same way in every executor. `gate`, aligned to LS_GATE_SIZE, is where guest code jumps to leave.
- * LS_GATE_SIZE bytes are reserved there and at gate XOR 0x1000000000; what they hold is the executor's own
- * business, the same in every executor at `gate` itself.
+ * begins there. Windows of up to 4 MiB are in memory as a whole; of larger ones every page is once it is
+ * touched, through a view of the host's too, and until ls_executor_reset makes it zero. Exit points and fuel
+ * write LS_CONTROL_SIZE bytes at `control`; the guest may see and change them, the same way in every
+ * executor. `gate` is where guest code jumps to leave: LS_GATE_SIZE bytes are reserved there and at gate XOR
+ * 0x1000000000; what they hold is the executor's own business, the same in every executor at `gate` itself.
+ *
+ * Whoever has windows of their own chooses
+ *   - windows[0], the code, LS_READ | LS_EXEC; all windows disjoint, in 0x1000 to 0x7fffffffe000;
+ *   - `control`, a multiple of LS_CONTROL_SIZE, in a window with LS_WRITE, no further than 0x7fff0000
+ *     (2 GiB less 64 KiB) from either end of the code window: best in a page of its own near the code;
+ *   - `gate`, a multiple of LS_GATE_SIZE, so that what is reserved there and at gate XOR 0x1000000000 lies in
+ *     0x10000 to 0x7ffffffff000 and overlaps no window and no guard page: best over 2 GiB from all windows,
+ *     where no displacement of the guest's reaches it, and where mmap puts nothing, as that of a default slot
+ *     which this process does not use otherwise.
+ * For LS_SIGNAL all of it must be free in this process: two layouts in use at once overlap nowhere. For
+ * LS_PTRACE any addresses will do, in any number of executors at once. Neither can have what vm.mmap_min_addr
+ * keeps free, mostly 64 KiB. ls_executor_create says which rule is broken.
  *
  * In a process built with AddressSanitizer, 0x7fff8000 to 0x10007fff8000 is its shadow: an in-thread sandbox
  * there is refused with LS_ERR_ADDRESS. */
@@ -317,7 +333,9 @@ typedef struct ls_options {
 
 typedef struct ls_executor ls_executor;
 
-/* Makes an executor with zeroed memory for `layout` (copied). `options` may be NULL.
+/* Makes an executor with zeroed memory for `layout` (copied). `options` may be NULL. LS_ERR_ARGUMENT, with
+ * the window's index, for a layout that breaks a rule of ls_layout; LS_ERR_ADDRESS if something has its
+ * addresses.
  *
  * LS_SIGNAL: while any such executor exists the process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE,
  * SIGTRAP, SIGSYS and the interrupt signal are the library's; a signal that is not the guest's goes on to
@@ -355,19 +373,31 @@ ls_vectors ls_executor_vectors(const ls_executor *executor);      /* what it loa
 
 /* This process's own view of window `window`, always readable and writable, of the window's size; or NULL if
  * there is no such window. Valid until destroy. Not to be written while the guest runs. After a fork the
- * child's view becomes its own with the first run or reset. */
+ * child's view becomes its own with the first run or reset. What is written to the code window is executed,
+ * but stops are told by the image, which does not know of it; the next load replaces it. */
 void *ls_executor_memory(ls_executor *executor, uint32_t window);
 
-/* Sets every window but the code from contents[window], `size` bytes each as the layout says; a NULL leaves
- * that window as it is. contents[0] is ignored. */
+/* The same view at guest address `address`, or NULL unless one window holds all of `size` bytes there, at
+ * least 1. Nothing can be concluded from it about the host addresses of other windows. */
+void *ls_executor_pointer(ls_executor *executor, uint64_t address, uint64_t size);
+
+/* As contents of a window: all zero. */
+#define LS_ZERO ((const void *)-1)
+
+/* Sets every window but the code from contents[window], `size` bytes each as the layout says, or to LS_ZERO;
+ * a NULL leaves that window as it is. contents[0] is ignored. LS_ZERO of a window over 4 MiB costs what its
+ * touched pages cost; of its contents, pages of zeros take no memory. */
 ls_status ls_executor_reset(ls_executor *executor, const void *const contents[], ls_error *error);
 
 /* Where the memory of two executors of the same layout first differs at or after *window, *offset: returns 1
- * and the place there, or 0 when there is no further difference. Code is not compared. */
+ * and the place there, or 0 when there is no further difference. Code is not compared. Of windows over 4 MiB
+ * only touched pages are looked at. */
 int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint64_t *offset);
 
-/* Puts the image into the code window; the rest of the window is int3 (0xcc). The image must have been built
- * for this executor's layout and stay alive and unchanged while runs use it. */
+/* Puts the image into the code window; the rest of the window is int3 (0xcc), whatever was there. The image
+ * must have been built for this executor's layout and stay alive and unchanged while runs use it. Once the
+ * host has had a view of the code window every load fills all of it, else only what the image before has
+ * used. */
 ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error);
 
 typedef enum ls_stop_kind {
@@ -467,8 +497,7 @@ int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size);
  * callback may do everything. All three must return: no jump, exception or pthread_exit out of them. The
  * thread in ls_execute must not be cancelled (pthread_cancel).
  *
- * Not signal safe. A controller or a pointer that a call needs must not be NULL but where this file says so.
- */
+ * Not signal safe. */
 typedef struct ls_controller ls_controller;
 
 /* Called by ls_execute before it returns LS_OK, in its thread, when the guest is idle again. */
@@ -505,15 +534,21 @@ void ls_controller_layout(ls_controller *controller, ls_layout *layout);
 
 /* This process's own view of window `window`, shared with a guest that may be running; of the window's size,
  * or NULL if there is no such window. Valid until destroy, that of the code window too, wherever the guest
- * sees it. After a fork the child's view becomes its own with its first ls_execute or ls_update_code. */
+ * sees it. After a fork the child's view becomes its own with its first ls_execute or ls_update_code. What is
+ * written to the code window is as ls_executor_memory says, and the next ls_update_code replaces it. */
 void *ls_controller_memory(ls_controller *controller, uint32_t window);
 
+/* The same view at guest address `address` of the layout now in force, or NULL unless one window holds all of
+ * `size` bytes there, at least 1. */
+void *ls_controller_pointer(ls_controller *controller, uint64_t address, uint64_t size);
+
 /* Replaces the code, also while the guest runs or is paused: it goes on at the same instruction, by id,
- * exactly once; if that is not in the new code it stops with LS_STOP_GONE. Addresses of the old code that the
- * guest holds itself (return addresses) become wrong where an instruction has moved. The code window grows as
- * needed, and may move when it does. LS_ERR_PROGRAM as from ls_image_build, and for an id that occurs twice
- * (index: the second); LS_ERR_ADDRESS or LS_ERR_MEMORY if it cannot grow; in all these cases the old code
- * stays in force. Linear in the size of the program. The program is copied. */
+ * exactly once; if that is not in the new code it stops with LS_STOP_GONE. The rest of the code window is
+ * int3. Addresses of the old code that the guest holds itself (return addresses) become wrong where an
+ * instruction has moved. The code window grows as needed, and may move when it does. LS_ERR_PROGRAM as from
+ * ls_image_build, and for an id that occurs twice (index: the second); LS_ERR_ADDRESS or LS_ERR_MEMORY if it
+ * cannot grow; in all these cases the old code stays in force. Linear in the size of the program. The program
+ * is copied. */
 ls_status ls_update_code(ls_controller *controller, const ls_program *program, ls_error *error);
 
 typedef struct ls_limits {

@@ -23,17 +23,22 @@ static int is_link(const ls_program *program, uint32_t link) {
   return link == LS_NONE || link < program->count;
 }
 
+/* 0 is what `jump` is if nobody sets it, and no link then; any other index is a mistake. */
+static bool has_idle_link(const ls_instruction *in) {
+  return in->field != LS_FIELD_BRANCH && in->jump != LS_NONE && in->jump != 0;
+}
+
 static const char *field_trouble(const ls_instruction *in) {
+  if (has_idle_link(in))
+    return "it has a jump link but no branch field: give it one, or LS_NONE or 0 as jump";
   if (in->field == LS_FIELD_NONE)
-    return in->jump != LS_NONE ? "it has a jump link but no branch field" : NULL;
+    return NULL;
   if (in->field != LS_FIELD_BRANCH && in->field != LS_FIELD_DATA)
     return "its field is of an unknown kind";
   if (in->field_size != 4 && !(in->field_size == 1 && in->field == LS_FIELD_BRANCH))
     return "a branch field is 1 or 4 bytes wide, a data field 4";
   if (in->field_offset + in->field_size > in->length)
     return "its field is not inside its bytes";
-  if (in->field == LS_FIELD_DATA && in->jump != LS_NONE)
-    return "it has a jump link but no branch field";
   return NULL;
 }
 
@@ -238,6 +243,8 @@ ls_status image_emit(ls_image *image, const ls_program *program, const ls_layout
 
 ls_status ls_image_build(ls_image *image, const ls_program *program, const ls_layout *layout,
                          ls_error *error) {
+  if (!image || !program || !layout)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a build needs an image, a program and a layout");
   ls_status status = image_lay_out(image, program, error);
   return status ? status : image_emit(image, program, layout, error);
 }

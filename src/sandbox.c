@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "occupied.h"
 
 enum { INT3 = 0xcc };
 
@@ -79,6 +80,28 @@ static bool write_memfd(int fd, const uint8_t *bytes, uint64_t size, uint64_t at
     at += (uint64_t)n;
     size -= (uint64_t)n;
   }
+  return true;
+}
+
+/* SEEK_DATA fails with ENXIO where nothing follows. The descriptor's position is nobody's. */
+bool sandbox_next_held(const sandbox *box, uint64_t from, uint64_t end, sandbox_span *held) {
+  if (from >= end)
+    return false;
+  off_t data = lseek(box->fd, (off_t)from, SEEK_DATA);
+  if (data < 0 && errno == ENXIO)
+    return false;
+  held->from = data < 0 ? from : (uint64_t)data;
+  off_t hole = lseek(box->fd, (off_t)held->from, SEEK_HOLE);
+  held->to = hole < 0 || (uint64_t)hole > end ? end : (uint64_t)hole;
+  return held->from < end;
+}
+
+/* What is not held is zero in the new one too. */
+static bool copy_memfd(const sandbox *box, int fd, uint64_t size) {
+  sandbox_span held;
+  for (uint64_t at = 0; sandbox_next_held(box, at, size, &held); at = held.to)
+    if (!write_memfd(fd, box->alias + held.from, held.to - held.from, held.from))
+      return false;
   return true;
 }
 
@@ -245,8 +268,7 @@ static ls_status in_the_way(const sandbox_mapping *m, int why, ls_error *error) 
   return error_set(error, LS_ERR_ADDRESS, why, LS_NONE,
                    "cannot map the guest's 0x%" PRIx64 "-0x%" PRIx64
                    " in this process (%s): choose another layout or slot",
-                   m->address, m->address + m->size,
-                   why == EEXIST ? "something else is mapped there" : strerror(why));
+                   m->address, m->address + m->size, occupied_by(m->address, m->size, why));
 }
 
 ls_status sandbox_map(sandbox *box, ls_error *error) {
@@ -271,7 +293,7 @@ ls_status sandbox_renew(sandbox *box, ls_error *error) {
   int fd = make_memfd(memfd_size(box));
   if (fd < 0)
     return out_of(error, "memfd_create");
-  if (!write_memfd(fd, box->alias, memfd_size(box), 0)) {
+  if (!copy_memfd(box, fd, memfd_size(box))) {
     ls_status status = out_of(error, "write"); /* while errno is the write's */
     close(fd);
     return status;

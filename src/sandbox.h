@@ -11,13 +11,18 @@
 /* What a code window can grow to. Any program fits (program.c sees to that). */
 #define SANDBOX_CODE_MAX UINT64_C(0x1000000)
 
+/* Bytes. Windows up to this size are present as a whole: touched before the guest is, set and compared whole.
+ * Of larger ones only what was touched takes memory and time. */
+#define SANDBOX_DENSE_MAX UINT64_C(0x400000)
+
 typedef struct sandbox {
   ls_layout layout;
   int fd;                          /* the memfd, close-on-exec */
   uint8_t *alias;                  /* of the memfd, and of what it grows to: it stays where it is */
   uint64_t offset[LS_WINDOWS_MAX]; /* of each window in the memfd and the alias; never changes */
   ls_window reserved;              /* what sandbox_code_reserve has made, until commit; size 0: nothing */
-  uint64_t code_used;              /* bytes of the code window that are not int3 */
+  uint64_t code_used;              /* bytes of the code window that are not int3, for all that we know */
+  bool code_lent;                  /* the host has a pointer to the code window; atomic, never reset */
   bool mapped;                     /* at the guest's addresses in this process */
   const uint32_t *epoch;           /* see fork_epoch */
   uint32_t epoch_value;
@@ -96,6 +101,15 @@ ls_status sandbox_renew(sandbox *box, ls_error *error);
 
 /* The window that holds [address, address + size), or LS_NONE. Signal safe. */
 uint32_t sandbox_window(const sandbox *box, uint64_t address, uint64_t size);
+
+/* Bytes [from, to) of the memfd. */
+typedef struct sandbox_span {
+  uint64_t from, to;
+} sandbox_span;
+
+/* The first span of [from, end) of which the memfd holds pages: others are zero, and reading one through the
+ * alias makes it be held. False if there is none. Where the kernel cannot tell, it is all of it. */
+bool sandbox_next_held(const sandbox *box, uint64_t from, uint64_t end, sandbox_span *held);
 
 /* A number that differs between a process and what it was forked from. It is kept in a page that the kernel
  * wipes on fork (MADV_WIPEONFORK), and set anew by a call of this function in the new process: a value

@@ -246,7 +246,7 @@ static const struct refused {
   uint32_t index;
   ls_instruction in; /* takes the place of number 2 of 3 */
 } refused[] = {
-    {"a jump link without a branch", 2, {.id = 3, .next = LS_NONE, .jump = 0, .length = 1, .bytes = {0x90}}},
+    {"a jump link without a branch", 2, {.id = 3, .next = LS_NONE, .jump = 1, .length = 1, .bytes = {0x90}}},
     {"a branch of unknown width",
      2,
      {.id = 3, .next = LS_NONE, .length = 4, .field = LS_FIELD_BRANCH, .field_offset = 1, .field_size = 2}},

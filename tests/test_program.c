@@ -118,6 +118,29 @@ static ls_instruction changed(ls_instruction in, int what) {
   return in;
 }
 
+/* What nobody has set is 0: no link of an instruction that does not branch. */
+static void a_jump_of_zero_is_none(void **unused) {
+  (void)unused;
+  const ls_instruction zeroed = {.next = LS_NONE, .length = 1, .bytes = {0x90}};
+  ls_instruction in[] = {nop(1), zeroed}, with_data = code(LS_NONE, 7, "\x48\x8b\x05\0\0\0");
+  ls_image *image = build(in, 2, 0);
+  size_t size, other_size;
+  const uint8_t *bytes = ls_image_bytes(image, &size);
+  in[1].jump = LS_NONE;
+  ls_image *other = build(in, 2, 0);
+  const uint8_t *other_bytes = ls_image_bytes(other, &other_size);
+  assert_int_equal(size, other_size);
+  assert_memory_equal(bytes, other_bytes, size);
+  ls_image_destroy(other);
+  ls_image_destroy(image);
+  with_data.jump = 0;
+  with_data.field = LS_FIELD_DATA;
+  with_data.field_offset = 3;
+  with_data.field_size = 4;
+  with_data.data = layout.windows[1].address;
+  ls_image_destroy(build(&with_data, 1, 0));
+}
+
 static void impossible_programs_are_refused(void **unused) {
   (void)unused;
   for (int what = 0; what < 11; what++) {
@@ -434,6 +457,7 @@ static int end_executors(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_jump_of_zero_is_none),
       cmocka_unit_test(impossible_programs_are_refused),
       cmocka_unit_test(too_large_a_program_is_refused),
       cmocka_unit_test(the_size_is_known_before_the_window),

@@ -293,11 +293,11 @@ uint32_t graph_spoil(graph *g) {
     return index;
   case 6: /* a link without a branch */
     *in = make_instruction(ROW_INC, 0);
-    in->jump = 0;
+    in->jump = 1;
     return index;
   case 7:
     spoil_data_field(in, 4, graph_layout()->windows[1].address);
-    in->jump = 0;
+    in->jump = 1;
     return index;
   case 8: /* of no known width */
     spoil_branch_field(in, 0, 2);

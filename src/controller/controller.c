@@ -176,16 +176,36 @@ void ls_controller_destroy(ls_controller *c) {
 /* ---- Looking ---- */
 
 /* The layout changes only under the turn, and not while the guest is in a run that does not wait: a visitor
- * or a sample callback has one or the other. */
-void ls_controller_layout(ls_controller *c, ls_layout *layout) {
-  bool inside = controller_enter(c, NULL) != LS_OK;
-  if (!inside)
-    pthread_mutex_lock(&c->turn);
-  *layout = *ls_executor_layout(c->executor);
-  if (!inside)
+ * or a sample callback has one or the other. True: the turn was taken. */
+static bool hold_layout(ls_controller *c) {
+  if (controller_enter(c, NULL) != LS_OK)
+    return false;
+  pthread_mutex_lock(&c->turn);
+  return true;
+}
+
+static void release_layout(ls_controller *c, bool taken) {
+  if (taken)
     pthread_mutex_unlock(&c->turn);
 }
 
+void ls_controller_layout(ls_controller *c, ls_layout *layout) {
+  if (!c || !layout)
+    return;
+  bool taken = hold_layout(c);
+  *layout = *ls_executor_layout(c->executor);
+  release_layout(c, taken);
+}
+
 void *ls_controller_memory(ls_controller *c, uint32_t window) {
-  return ls_executor_memory(c->executor, window);
+  return c ? ls_executor_memory(c->executor, window) : NULL;
+}
+
+void *ls_controller_pointer(ls_controller *c, uint64_t address, uint64_t size) {
+  if (!c)
+    return NULL;
+  bool taken = hold_layout(c);
+  void *pointer = ls_executor_pointer(c->executor, address, size);
+  release_layout(c, taken);
+  return pointer;
 }

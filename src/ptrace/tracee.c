@@ -26,8 +26,7 @@
 enum {
   START_MS = 10000,
   END_MS = 5000,
-  POPULATE_MAX = 4 << 20, /* bytes: larger windows are filled as they are touched */
-  KEPT_MAX = 2            /* spans that stay in the child */
+  KEPT_MAX = 2 /* spans that stay in the child */
 };
 
 #define USER_END        0x7ffffffff000u   /* of the addresses that mmap gives without being asked for more */
@@ -298,8 +297,8 @@ static void list_calls(const tracee *child, const sandbox *box, const kept_spans
       add_guard(&next, maps[i].address, maps[i].size);
     else
       add_call(&next, SYS_mmap, maps[i].address, maps[i].size, (uint64_t)maps[i].protection,
-               MAP_SHARED | MAP_FIXED | (maps[i].size <= POPULATE_MAX ? MAP_POPULATE : 0), (uint64_t)box->fd,
-               maps[i].offset);
+               MAP_SHARED | MAP_FIXED | (maps[i].size <= SANDBOX_DENSE_MAX ? MAP_POPULATE : 0),
+               (uint64_t)box->fd, maps[i].offset);
   add_call(&next, SYS_close, (uint64_t)box->fd, 0, 0, 0, 0, 0);
   add_call(&next, SYS_close, (uint64_t)child->fd, 0, 0, 0, 0, 0);
   add_call(&next, SYS_setitimer, ITIMER_PROF, in + offsetof(gate_in, timer), 0, 0, 0, 0);

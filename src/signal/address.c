@@ -47,8 +47,8 @@ static bool page_faults(const sandbox *box, uint64_t page) {
 }
 
 int ls_address_faults(ls_executor *executor, uint64_t address, uint64_t size) {
-  if (!size)
-    return 1;
+  if (!executor || !size)
+    return executor != NULL;
   uint64_t page = address & -(uint64_t)LS_PAGE, last = (address + size - 1) & -(uint64_t)LS_PAGE;
   for (; page_faults(&executor->box, page); page += LS_PAGE)
     if (page == last)

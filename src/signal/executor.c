@@ -10,6 +10,7 @@
 #include "../cpu.h"
 #include "../error.h"
 #include "../flags.h"
+#include "../occupied.h"
 #include "handlers.h"
 #include "stepping.h"
 #include "thread.h"
@@ -170,7 +171,7 @@ static ls_status map_gate(uint64_t address, size_t used, ls_error *error) {
   if (got != MAP_FAILED)
     munmap(got, LS_GATE_SIZE);
   return error_set(error, LS_ERR_ADDRESS, why, LS_NONE, "cannot map the gate at 0x%" PRIx64 " (%s): %s",
-                   address, strerror(why), "choose another layout or slot");
+                   address, occupied_by(address, LS_GATE_SIZE, why), "choose another layout or slot");
 }
 
 static void unmap_gates(uint64_t gate) {
@@ -222,10 +223,9 @@ static ls_status make_gates(signal_executor *executor, ls_error *error) {
  * present for the kernel (MADV_POPULATE_*) still faults at its first use, and what follows is emulated,
  * badly. Windows so large that this would cost much memory are left out. */
 static void touch(const ls_layout *layout) {
-  enum { TOUCH_MAX = 4 << 20 };
   for (uint32_t i = 0; i < layout->window_count; i++) {
     const ls_window *w = &layout->windows[i];
-    for (uint64_t page = 0; w->size <= TOUCH_MAX && page < w->size; page += LS_PAGE)
+    for (uint64_t page = 0; w->size <= SANDBOX_DENSE_MAX && page < w->size; page += LS_PAGE)
       if (w->access & LS_WRITE)
         __asm__ volatile("lock orb $0, (%0)" : : "r"(w->address + page) : "memory", "cc");
       else
