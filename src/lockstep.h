@@ -430,7 +430,15 @@ typedef struct ls_stop {
 /* What a run can touch beyond what every run loads and stores. */
 enum {
   LS_USES_X87 = 1, /* x87 or MMX registers; about 200 ns more in thread */
-  /* (outcome of the reference only) it met the poisoned FS or GS base, or changed one */
+  /* (outcome of the reference only) it was about the base of FS or GS. A run with steps > 0 tells exactly: it
+   * came to an instruction that has an FS or GS prefix, reads or writes a base (RDFSBASE and the like), or
+   * loads FS or GS. Other runs cost no more for it, and tell
+   *   - a fault of an instruction with such a prefix, or at an address within 4 GiB of where the child's FS
+   *     base points, which is nowhere (GS too, unless the base of the thread that runs it is 0, as is usual);
+   *   - a base or selector that at the stop is not the start's. Without FSGSBASE in AT_HWCAP2 the kernel does
+   *     not know of a base that an instruction wrote: then it is told only of guests that leave at the gate.
+   * They do not tell of a base that was only read, or changed and back, of an access that hits a window, and,
+   * where the thread's GS base is 0, of one through GS that does not fault. */
   LS_TOUCHED_FS_GS = 2,
   /* (outcome of the reference only) it met the vsyscall page or the inside of the gate */
   LS_TOUCHED_FOREIGN = 4

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <sys/syscall.h>
 
+#include "cpu.h"
 #include "ptrace_fixture.h"
 
 #define ANYWHERE    UINT64_MAX
@@ -63,6 +64,64 @@ static void test_stops(void **state) {
   check_stop(f, name, bytes, sizeof bytes - 1, s, (expected){__VA_ARGS__});
 #include "test_ptrace.inc"
 #undef CASE
+}
+
+/* ---- FS and GS: what is seen of an instruction that is about them ---- */
+
+typedef struct fs_gs_case {
+  const char *name, *bytes;
+  uint8_t size;
+  bool seen_at_the_end; /* of a run that is not stepped, where the CPU has the instruction */
+  bool seen_in_steps;
+} fs_gs_case;
+
+/* RAX is 0x2b, a selector of user data; RBX points to zeros. */
+static const fs_gs_case fs_gs_cases[] = {
+#define ROW(name, bytes, seen_at_the_end, seen_in_steps)                                                     \
+  {name, bytes, sizeof bytes - 1, seen_at_the_end, seen_in_steps},
+    ROW("nop", "\x90", false, false) ROW("read a selector", "\x8c\xe1", false, false)
+        ROW("load DS", "\x8e\xd8", false, false) ROW("ldmxcsr", "\x0f\xae\x93\x00\x08\0\0", false,
+                                                     false) ROW("lfence", "\x0f\xae\xe8", false, false)
+            ROW("bytes of RDFSBASE in a constant", "\x48\xb9\xf3\x48\x0f\xae\xc0\x90\x90\x90", false,
+                false) ROW("fs:[rbx]", "\x64\x48\x8b\x0b", true,
+                           true) ROW("fs: that accesses nothing", "\x64\x90", false,
+                                     true) ROW("gs: that accesses nothing", "\x65\x48\x8d\x0b", false, true)
+                ROW("load FS", "\x8e\xe0", true, true) ROW("load GS from memory, and 0 again",
+                                                           "\x8e\xe8\x66\x8e\x2b", false,
+                                                           true) ROW("pop FS", "\x50\x0f\xa1", true, true)
+                    ROW("lgs ecx, [rbx + 0xf00]", "\x0f\xb5\x8b\0\x0f\0\0", true, true)
+#define NO_FSGSBASE 13 /* the rows from here on need a CPU that has it */
+                        ROW("rdfsbase rcx", "\xf3\x48\x0f\xae\xc1", false, true)
+                            ROW("rdgsbase r9d", "\xf3\x41\x0f\xae\xc9", false, true)
+                                ROW("wrfsbase rbx", "\xf3\x48\x0f\xae\xd3", true, true)
+                                    ROW("wrgsbase ebx", "\xf3\x0f\xae\xdb", true, true)
+                                        ROW("wrfsbase rbx, and back",
+                                            "\xf3\x48\x0f\xae\xc1\xf3\x48\x0f\xae\xd3\xf3\x48\x0f\xae\xd1",
+                                            false, true)
+#undef ROW
+};
+
+static void check_fs_gs(fixture *f, const fs_gs_case *c, bool executes) {
+  static ls_state s;
+  static ls_outcome outcome;
+  start_state(&s);
+  s.gpr[LS_RAX] = 0x2b;
+  s.gpr[LS_RBX] = D;
+  load(f, c->bytes, c->size);
+  run_ok(f, &(ls_run){.state = &s}, &outcome);
+  if (executes)
+    check_number(c->name, "at the end", c->seen_at_the_end, !!(outcome.touched & LS_TOUCHED_FS_GS));
+  run_ok(f, &(ls_run){.state = &s, .steps = 100}, &outcome);
+  check_number(c->name, "in steps", c->seen_in_steps, !!(outcome.touched & LS_TOUCHED_FS_GS));
+}
+
+static void test_fs_gs(void **state) {
+  fixture *f = *state;
+  const uint64_t far_pointer = UINT64_C(0x2b) << 32, mxcsr = 0x1f80;
+  memcpy((uint8_t *)ls_executor_memory(f->executor, DATA) + 0xf00, &far_pointer, sizeof far_pointer);
+  memcpy((uint8_t *)ls_executor_memory(f->executor, DATA) + 0x800, &mxcsr, sizeof mxcsr);
+  for (size_t i = 0; i < sizeof fs_gs_cases / sizeof *fs_gs_cases; i++)
+    check_fs_gs(f, &fs_gs_cases[i], i < NO_FSGSBASE || cpu()->fsgsbase);
 }
 
 /* A system call of 32-bit code is a fault where the kernel has no such calls. Neither kills the child. */
@@ -201,9 +260,13 @@ static void test_steps(void **state) {
 int main(void) {
   ls_layout_default(&layout, SLOT);
   const struct CMUnitTest tests[] = {
-      WITH_EXECUTOR(test_stops),          WITH_EXECUTOR(test_int_0x80),
-      WITH_EXECUTOR(test_inside_of_gate), WITH_EXECUTOR(test_trap_behind_gate),
-      WITH_EXECUTOR(test_vsyscalls),      WITH_EXECUTOR(test_steps),
+      WITH_EXECUTOR(test_stops),
+      WITH_EXECUTOR(test_fs_gs),
+      WITH_EXECUTOR(test_int_0x80),
+      WITH_EXECUTOR(test_inside_of_gate),
+      WITH_EXECUTOR(test_trap_behind_gate),
+      WITH_EXECUTOR(test_vsyscalls),
+      WITH_EXECUTOR(test_steps),
   };
   return RUN_WITH_REFERENCE(&layout, tests);
 }

@@ -6,17 +6,47 @@ static bool is_string_opcode(uint8_t opcode) {
          (opcode >= 0xaa && opcode <= 0xaf);
 }
 
+/* Those bytes of an instruction that are in windows: the second may begin where the first ends. */
+static unsigned fetch(const sandbox *box, uint64_t address, uint8_t bytes[LS_INSTRUCTION_MAX]) {
+  for (unsigned i = 0; i < LS_INSTRUCTION_MAX; i++) {
+    uint32_t window = sandbox_window(box, address + i, 1);
+    if (window == LS_NONE)
+      return i;
+    bytes[i] = box->alias[box->offset[window] + (address + i - box->layout.windows[window].address)];
+  }
+  return LS_INSTRUCTION_MAX;
+}
+
+/* Opcode and what follows; what is not there is 0. RDFSBASE, RDGSBASE, WRFSBASE and WRGSBASE are F3 0F AE
+ * with registers, MOV, POP, LFS and LGS load selectors. */
+static bool is_base_opcode(const uint8_t at[3], bool repeat) {
+  enum {
+    MOV_SREG = 0x8e,
+    TWO_BYTES = 0x0f,
+    BASES = 0xae,
+    POP_FS = 0xa1,
+    POP_GS = 0xa9,
+    LFS = 0xb4,
+    LGS = 0xb5
+  };
+  enum { FS = 4, GS = 5, MODRM_REGISTER = 3, LAST_BASE = 3 };
+  unsigned modrm = at[0] == MOV_SREG ? at[1] : at[2], reg = modrm >> 3 & 7;
+  if (at[0] == MOV_SREG)
+    return reg == FS || reg == GS;
+  if (at[0] != TWO_BYTES)
+    return false;
+  if (at[1] == BASES)
+    return repeat && modrm >> 6 == MODRM_REGISTER && reg <= LAST_BASE;
+  return at[1] == POP_FS || at[1] == POP_GS || at[1] == LFS || at[1] == LGS;
+}
+
 guest_code guest_code_at(const sandbox *box, uint64_t address) {
   guest_code code = {0};
-  uint32_t window = sandbox_window(box, address, 1);
-  if (window == LS_NONE)
-    return code;
-  code.known = true;
-  uint64_t offset = address - box->layout.windows[window].address;
-  uint64_t left = box->layout.windows[window].size - offset;
-  const uint8_t *byte = box->alias + box->offset[window] + offset;
+  uint8_t byte[LS_INSTRUCTION_MAX + 2] = {0};
+  unsigned left = fetch(box, address, byte);
+  code.known = left > 0;
   bool repeat = false;
-  for (uint64_t i = 0; i < left && i < LS_INSTRUCTION_MAX; i++)
+  for (unsigned i = 0; i < left; i++)
     switch (byte[i]) {
     case 0x64:
     case 0x65:
@@ -37,6 +67,7 @@ guest_code guest_code_at(const sandbox *box, uint64_t address) {
     default:
       if ((byte[i] & 0xf0) == 0x40) /* REX */
         break;
+      code.base = is_base_opcode(byte + i, repeat);
       code.rep_string = repeat && is_string_opcode(byte[i]);
       code.pushf = byte[i] == 0x9c;
       code.popf = byte[i] == 0x9d || byte[i] == 0xcf;

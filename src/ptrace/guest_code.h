@@ -9,6 +9,7 @@
 typedef struct guest_code {
   bool known;      /* there are bytes of the guest at that address */
   bool fs_gs;      /* an FS or GS prefix is in effect */
+  bool base;       /* reads or writes the base of FS or GS, or loads one of them */
   bool rep_string; /* a repeated string instruction: single steps stop after every iteration */
   bool pushf;      /* stores RFLAGS */
   bool popf;       /* loads RFLAGS: POPF, IRET */

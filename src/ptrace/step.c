@@ -22,6 +22,7 @@ typedef struct stepper {
   uint64_t stops; /* single steps so far */
   uint64_t tf;    /* the guest's own trap flag: 0 or RFLAGS_TF */
   uint64_t limit; /* of the child's CPU clock, nanoseconds, or TIME_ENDLESS */
+  bool fs_gs;     /* an instruction went through FS or GS, or was about its base */
 } stepper;
 
 /* Single steps use CPU time in small pieces between stops, which a tick that samples may miss: so the limit
@@ -149,6 +150,7 @@ static bool step(stepper *s, ls_stop_kind *kind, bool *lost) {
   bool whole;
   do {
     code = guest_code_at(&x->base.box, before);
+    s->fs_gs |= code.fs_gs || code.base;
     run_event event = single_step_surely(s, code.popf, &whole);
     *lost = event == RUN_LOST;
     if (*lost)
@@ -184,7 +186,10 @@ static ls_status run_steps(stepper *s, uint64_t entry, ls_error *error) {
     return executor_lost(s->x, error);
   if (kind == LS_STOP_SYSCALL && !s->tf)
     s->outcome->state.gpr[LS_R11] &= ~(uint64_t)RFLAGS_TF; /* SYSCALL stores RFLAGS there */
-  return executor_stopped(s->x, s->run, kind, s->outcome);
+  status = executor_stopped(s->x, s->run, kind, s->outcome);
+  if (s->fs_gs)
+    s->outcome->touched |= LS_TOUCHED_FS_GS;
+  return status;
 }
 
 ls_status executor_run_steps(ptrace_executor *x, const ls_run *run, uint64_t entry, ls_outcome *outcome,
