@@ -13,6 +13,7 @@
 #include "graph/make.h"
 #include "handlers.h"
 #include "inspect/inspect.h"
+#include "no_memory.h"
 
 enum {
   EXIT_HOST = 3,
@@ -72,12 +73,14 @@ static generator *get_generator(void) {
     return the_generator;
   ls_error error = {.text = ""};
   uint8_t *support = calloc(forms_count(), 1);
-  ls_status status =
-      support ? probe_forms(inspector_reference(the_inspector), support, &error) : LS_ERR_MEMORY;
+  ls_status status = support ? probe_forms(inspector_reference(the_inspector), support, &error)
+                             : no_memory(&error, "a table of forms");
   const generator_options options = {.fault_percent = 2};
   the_generator = status ? NULL : generator_create(support, &options);
+  if (!status && !the_generator)
+    status = no_memory(&error, "a generator");
   free(support);
-  if (!the_generator)
+  if (status)
     fail(status, &error);
   return the_generator;
 }

@@ -90,8 +90,10 @@ static void check(int version) {
 static void build(int version) {
   ls_error error;
   const ls_program program = program_of(version);
-  if (ls_image_build(images[version], &program, graph_layout(), &error) != LS_OK)
+  ls_status status = ls_image_build(images[version], &program, graph_layout(), &error);
+  if (status == LS_ERR_PROGRAM)
     finding(versions[version].graph, "a possible program is refused", error.text);
+  must(status, &error);
   check(version);
 }
 
@@ -102,8 +104,11 @@ static void check_refusal(void) {
   if (index == LS_NONE)
     return;
   const ls_program program = graph_program(&spoiled, 0);
-  if (ls_image_build(images[LIST], &program, graph_layout(), &error) != LS_ERR_PROGRAM)
+  ls_status status = ls_image_build(images[LIST], &program, graph_layout(), &error);
+  if (!status)
     finding(&spoiled, "an impossible program", "is not refused");
+  if (status != LS_ERR_PROGRAM)
+    must(status, &error);
   if (error.index != index || !error.text[0])
     finding(&spoiled, "an impossible program is refused for another instruction", error.text);
   check(LIST);

@@ -15,6 +15,7 @@
 #include "forms/probe.h"
 #include "generate/generate.h"
 #include "handlers.h"
+#include "no_memory.h"
 #include "oracle/oracle.h"
 #include "oracle/report.h"
 
@@ -102,15 +103,18 @@ static generator *get_generator(void) {
     return the_generator;
   uint8_t *support = calloc(forms_count(), 1);
   ls_error error;
-  ls_status status =
-      support ? probe_forms(oracle_executor(the_oracle, LS_PTRACE), support, &error) : LS_ERR_MEMORY;
+  ls_status status = support ? probe_forms(oracle_executor(the_oracle, LS_PTRACE), support, &error)
+                             : no_memory(&error, "a table of forms");
   generator_options options = {.fault_percent = UINT32_MAX,
                                .syscalls =
                                    ls_executor_stops_syscalls(oracle_executor(the_oracle, LS_SIGNAL))};
   the_generator = status ? NULL : generator_create(support, &options);
+  if (!status && !the_generator)
+    status = no_memory(&error, "a generator");
   free(support);
-  if (!the_generator) {
-    fprintf(stderr, "lockstep: cannot find out which instructions run here: %s\n", ls_status_name(status));
+  if (status) {
+    fprintf(stderr, "lockstep: cannot find out which instructions run here: %s: %s\n", ls_status_name(status),
+            error.text);
     _exit(EXIT_HOST);
   }
   for (form_id form = 0; form < forms_count(); form++)

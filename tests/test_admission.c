@@ -1,10 +1,14 @@
 /* What may run in this process: the same, whichever in-thread executor of the process is asked, and whether
  * one has mapped the layout of test cases already or not. */
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "must.h"
 #include "oracle/admission.h"
 #include "raw.h"
+#include "sanitizers.h"
 
 enum { OTHER_SLOT = 3, LIMIT_MS = 50 };
 
@@ -53,7 +57,8 @@ static oracle_reason judge(const judged *j, ls_executor *here) {
   const void *const contents[LS_WINDOWS_MAX] = {0};
   const ls_program program = raw_program(j->code, j->size, pieces);
   bool uses_x87;
-  oracle_reason reason = admission_of_program(&program, image, infos, &uses_x87, &error);
+  oracle_reason reason;
+  must(admission_of_program(&program, image, infos, &uses_x87, &reason, &error));
   if (reason != REASON_NONE)
     return reason;
   testcase test;
@@ -159,14 +164,74 @@ static void the_row_is_named(void **unused) {
   static ls_instruction pieces[RAW_PIECES];
   static scan_info infos[RAW_PIECES];
   bool uses_x87;
+  oracle_reason reason;
   ls_program program = raw_program("\x8e\xe0", 2, pieces); /* mov fs, eax */
-  assert_int_equal(admission_of_program(&program, image, infos, &uses_x87, &error), REASON_POLICY);
+  for (int told = 0; told < 2; told++) {
+    must(admission_of_program(&program, image, infos, &uses_x87, &reason, told ? &error : NULL));
+    assert_int_equal(reason, REASON_POLICY);
+  }
   assert_string_equal(error.text, "fs-gs");
-  assert_int_equal(admission_of_program(&program, image, infos, &uses_x87, NULL), REASON_POLICY);
   pieces[0].next = 7;
-  assert_int_equal(admission_of_program(&program, image, infos, &uses_x87, NULL), REASON_PROGRAM);
-  assert_int_equal(admission_of_program(&program, image, infos, &uses_x87, &error), REASON_PROGRAM);
+  for (int told = 0; told < 2; told++) {
+    must(admission_of_program(&program, image, infos, &uses_x87, &reason, told ? &error : NULL));
+    assert_int_equal(reason, REASON_PROGRAM);
+  }
   assert_non_null(strstr(error.text, "0"));
+}
+
+/* Leaves this process no more address space than it has. */
+static void allow_no_more_memory(void) {
+  unsigned long pages = 0;
+  FILE *f = fopen("/proc/self/statm", "r");
+  if (!f || fscanf(f, "%lu", &pages) != 1)
+    _exit(2);
+  fclose(f);
+  const struct rlimit limit = {pages * LS_PAGE, pages * LS_PAGE};
+  setrlimit(RLIMIT_AS, &limit);
+}
+
+/* No memory for a program says nothing of the program, and a sentence says so. */
+static const char *no_memory_is_told(const ls_program *program, scan_info *infos) {
+  bool uses_x87;
+  oracle_reason reason = REASON_PROGRAM;
+  oracle *o = NULL;
+  allow_no_more_memory();
+  error = (ls_error){.text = ""};
+  if (admission_of_program(program, image, infos, &uses_x87, &reason, &error) != LS_ERR_MEMORY)
+    return "a program that there is no memory for is no error";
+  if (reason != REASON_NONE)
+    return "no memory is a reason to refuse a program";
+  if (!strstr(error.text, "memory"))
+    return "the sentence of the first error";
+  error = (ls_error){.text = ""};
+  if (oracle_create(NULL, &o, &error) != LS_ERR_MEMORY)
+    return "an oracle is made without memory";
+  return strstr(error.text, "memory") ? NULL : "the sentence of the second error";
+}
+
+static void no_memory_is_no_refusal(void **unused) {
+  (void)unused;
+  if (ASAN || TSAN)
+    return; /* their allocators end the process; elsewhere it is tested */
+  ls_instruction *in = calloc(LS_PROGRAM_MAX, sizeof *in);
+  scan_info *infos = calloc(LS_PROGRAM_MAX, sizeof *infos);
+  assert_non_null(in);
+  assert_non_null(infos);
+  for (uint32_t i = 0; i < LS_PROGRAM_MAX; i++)
+    in[i] = (ls_instruction){.next = LS_NONE, .length = 1, .bytes = {0x90}};
+  const ls_program program = {in, LS_PROGRAM_MAX, 0};
+  pid_t child = fork();
+  if (child == 0) {
+    const char *trouble = no_memory_is_told(&program, infos);
+    if (trouble)
+      fprintf(stderr, "%s\n", trouble);
+    _exit(trouble ? 1 : 0);
+  }
+  int status;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  free(in);
+  free(infos);
 }
 
 static void errors_are_the_programs_or_the_hosts(void **unused) {
@@ -209,6 +274,7 @@ int main(void) {
       cmocka_unit_test_teardown(what_is_the_hosts_is_not, close_threads),
       cmocka_unit_test_teardown(system_calls_are_where_they_can_be_stopped, close_threads),
       cmocka_unit_test(the_row_is_named),
+      cmocka_unit_test(no_memory_is_no_refusal),
       cmocka_unit_test(errors_are_the_programs_or_the_hosts),
       cmocka_unit_test(interrupts_want_a_canonical_stack_pointer),
   };

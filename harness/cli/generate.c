@@ -6,6 +6,7 @@
 #include "cli.h"
 #include "forms/probe.h"
 #include "generate/generate.h"
+#include "no_memory.h"
 
 typedef struct generate_options {
   uint32_t count;
@@ -71,10 +72,8 @@ static ls_status make_generator(const generator_options *options, generator **ge
     status = probe_forms(reference, support, error);
   if (status == LS_OK && support != NULL)
     *gen = generator_create(support, options);
-  if (status == LS_OK && *gen == NULL) {
-    error->status = status = LS_ERR_MEMORY;
-    error->text[0] = 0;
-  }
+  if (status == LS_OK && *gen == NULL)
+    status = no_memory(error, "a generator");
   ls_executor_destroy(reference);
   free(support);
   return status;

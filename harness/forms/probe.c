@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "forms/policy.h"
+#include "no_memory.h"
 #include "testcase/testcase.h"
 
 enum {
@@ -91,11 +92,8 @@ static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_
 
 ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error) {
   prober p = {.reference = reference, .layout = ls_executor_layout(reference), .image = ls_image_create()};
-  if (p.image == NULL) {
-    if (error != NULL)
-      *error = (ls_error){.status = LS_ERR_MEMORY, .index = LS_NONE, .text = "No memory for a code image."};
-    return LS_ERR_MEMORY;
-  }
+  if (p.image == NULL)
+    return no_memory(error, "a code image");
   prepare_state(&p);
   memset(support, FORM_UNPROBED, forms_count());
   ls_status status = LS_OK;

@@ -3,6 +3,8 @@
  * that compares two of them begins. */
 #include "import/import_counters.h"
 
+#include "no_memory.h"
+
 enum { REGISTERS = 16, FUEL = 256, LIMIT_MS = 50 };
 
 typedef struct search {
@@ -64,9 +66,8 @@ ls_status counters_shorten(testcase *test, ls_executor *reference, import_report
   ls_image *image = ls_image_create();
   bool end = false;
   s = (search){.reference = reference, .report = report};
-  report->error = (ls_error){.status = LS_ERR_MEMORY};
-  ls_status status =
-      image == NULL ? LS_ERR_MEMORY : ls_image_build(image, &program, testcase_layout(), &report->error);
+  ls_status status = image == NULL ? no_memory(&report->error, "a code image")
+                                   : ls_image_build(image, &program, testcase_layout(), &report->error);
   if (status == LS_OK)
     status = ls_executor_load(reference, image, &report->error);
   testcase_contents_make(test, &s.contents);

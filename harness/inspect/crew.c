@@ -7,6 +7,7 @@
 
 #include "inspect/crew_inner.h"
 #include "inspect/strikes.h"
+#include "no_memory.h"
 
 uint64_t crew_tick(crew *c) {
   return atomic_fetch_add(&c->clock, 1) + 1;
@@ -127,7 +128,7 @@ static bool start_requester(crew *c) {
 ls_status crew_create(crew **out, const crew_options *options, ls_error *error) {
   crew *c = aligned_alloc(64, (sizeof *c + 63) / 64 * 64);
   if (!c)
-    return LS_ERR_MEMORY;
+    return no_memory(error, "a crew");
   memset(c, 0, sizeof *c);
   c->options = *options;
   pthread_mutex_init(&c->lock, NULL);

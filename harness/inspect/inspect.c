@@ -7,13 +7,14 @@
 
 #include "forms/scan.h"
 #include "inspect/strikes.h"
+#include "no_memory.h"
 
 /* ---- Making and ending ---- */
 
 ls_status inspector_create(inspector **out, const crew_options *options, ls_error *error) {
   inspector *i = aligned_alloc(64, (sizeof *i + 63) / 64 * 64);
   if (!i)
-    return LS_ERR_MEMORY;
+    return no_memory(error, "an inspector");
   memset(i, 0, sizeof *i);
   ls_status status = reference_create(&i->reference, error);
   if (!status)

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "no_memory.h"
 #include "oracle/admission.h"
 
 enum {
@@ -55,11 +56,11 @@ static ls_status create_executors(reference *r, ls_error *error) {
 ls_status reference_create(reference **out, ls_error *error) {
   reference *r = aligned_alloc(64, (sizeof *r + 63) / 64 * 64);
   if (!r)
-    return LS_ERR_MEMORY;
+    return no_memory(error, "a reference");
   memset(r, 0, sizeof *r);
   r->image = ls_image_create();
   r->moved_image = ls_image_create();
-  ls_status status = r->image && r->moved_image ? LS_OK : LS_ERR_MEMORY;
+  ls_status status = r->image && r->moved_image ? LS_OK : no_memory(error, "a code image");
   if (!status)
     status = create_executors(r, error);
   if (status) {
@@ -179,10 +180,10 @@ static void forget(reference *r, const subject *s) {
 static ls_status try_program(reference *r, oracle_reason *reason, ls_error *error) {
   const ls_program program = subject_program(r->s);
   bool uses_x87; /* or not: runs of controllers load it anyway */
-  *reason = admission_of_program(&program, r->image, r->infos, &uses_x87, NULL);
-  if (*reason != REASON_NONE)
-    return LS_OK;
-  ls_status status = run_image(r, r->child, r->image, r->s->entry, error);
+  ls_status status = admission_of_program(&program, r->image, r->infos, &uses_x87, reason, error);
+  if (status || *reason != REASON_NONE)
+    return status;
+  status = run_image(r, r->child, r->image, r->s->entry, error);
   *reason = admission_of_error(status);
   if (status)
     return *reason == REASON_NONE ? status : LS_OK;

@@ -12,15 +12,18 @@ static void name_row(const policy_row *row, ls_error *why) {
     snprintf(why->text, sizeof why->text, "%s", row->name);
 }
 
-oracle_reason admission_of_program(const ls_program *program, ls_image *image, scan_info *infos,
-                                   bool *uses_x87, ls_error *why) {
-  if (ls_image_build(image, program, testcase_layout(), why) != LS_OK)
-    return REASON_PROGRAM;
+ls_status admission_of_program(const ls_program *program, ls_image *image, scan_info *infos, bool *uses_x87,
+                               oracle_reason *reason, ls_error *why) {
+  ls_status status = ls_image_build(image, program, testcase_layout(), why);
+  *reason = status == LS_ERR_PROGRAM ? REASON_PROGRAM : REASON_NONE;
+  if (status)
+    return status == LS_ERR_PROGRAM ? LS_OK : status;
   const policy_row *row = scan_image(image, program, infos, uses_x87);
-  if (!row)
-    return REASON_NONE;
-  name_row(row, why);
-  return REASON_POLICY;
+  if (row) {
+    name_row(row, why);
+    *reason = REASON_POLICY;
+  }
+  return LS_OK;
 }
 
 oracle_reason admission_of_error(ls_status status) {

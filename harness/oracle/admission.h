@@ -13,16 +13,17 @@
 
 #include "oracle/oracle.h"
 
-/* Before it runs anywhere: lays the program out in `image` and looks through that (scan_image). REASON_NONE:
- * the reference may run it; infos[i] is what instruction i is, *uses_x87 whether any uses x87 registers. Else
- * REASON_PROGRAM or REASON_POLICY; *infos and *uses_x87 are then not complete, and why->text, unless `why` is
- * NULL, says what cannot be laid out, or names the row of the policy. */
-oracle_reason admission_of_program(const ls_program *program, ls_image *image, scan_info *infos,
-                                   bool *uses_x87, ls_error *why);
+/* Before it runs anywhere: lays the program out in `image` and looks through that (scan_image). With LS_OK
+ * *reason is REASON_NONE: the reference may run it; infos[i] is what instruction i is, *uses_x87 whether any
+ * uses x87 registers. Or REASON_PROGRAM or REASON_POLICY; *infos and *uses_x87 are then not complete, and
+ * why->text, unless `why` is NULL, says what cannot be laid out, or names the row of the policy. Any other
+ * status is an error of the host's (LS_ERR_MEMORY), which says nothing of the program and stands in *why too.
+ */
+ls_status admission_of_program(const ls_program *program, ls_image *image, scan_info *infos, bool *uses_x87,
+                               oracle_reason *reason, ls_error *why);
 
 /* If the reference did not run it: REASON_STATE where that is the program's own doing, REASON_REFERENCE_LOST
- * where it says nothing about it. REASON_NONE: an error of the host's. What to do where tracing is not
- * possible any more (LS_ERR_NO_REFERENCE) is for the caller to say. */
+ * where it says nothing about it. REASON_NONE: an error of the host's. */
 oracle_reason admission_of_error(ls_status status);
 
 /* After the reference ran it: may it run in this process? `image` is what ran, `here` any in-thread executor

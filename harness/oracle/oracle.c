@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "no_memory.h"
 #include "oracle/admission.h"
 #include "oracle/affinity.h"
 
@@ -60,7 +61,6 @@ static const struct {
                         "it makes a system call, which this kernel cannot stop in the thread"},
     [REASON_PROGRAM] = {"program", VERDICT_REFUSED, "it cannot be laid out"},
     [REASON_STATE] = {"state", VERDICT_REFUSED, "the processor does not load its initial state"},
-    [REASON_NO_REFERENCE] = {"no-reference", VERDICT_REFUSED, "tracing is not possible here"},
 };
 
 const char *oracle_reason_name(oracle_reason reason) {
@@ -76,7 +76,7 @@ const char *oracle_reason_sentence(oracle_reason reason) {
 ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *error) {
   oracle *o = aligned_alloc(64, (sizeof *o + 63) / 64 * 64);
   if (!o)
-    return LS_ERR_MEMORY;
+    return no_memory(error, "an oracle");
   memset(o, 0, sizeof *o);
   o->affinity.cpu = -1;
   if (options)
@@ -87,7 +87,7 @@ ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *e
     affinity_pin(&o->affinity); /* before the child is made, which inherits the mask */
   ls_options how = {.vectors = o->options.vectors};
   o->image = ls_image_create();
-  ls_status status = o->image ? LS_OK : LS_ERR_MEMORY;
+  ls_status status = o->image ? LS_OK : no_memory(error, "a code image");
   if (!status)
     status = ls_executor_create(LS_PTRACE, testcase_layout(), &how, &o->reference, error);
   if (!status)
@@ -163,7 +163,7 @@ static void turn_down(oracle_result *result, oracle_reason reason) {
 
 /* An executor's refusal that is the test's own doing, or LS_OK turned into a verdict; others are errors. */
 static ls_status conclude_error(oracle_result *result, ls_status status) {
-  oracle_reason reason = status == LS_ERR_NO_REFERENCE ? REASON_NO_REFERENCE : admission_of_error(status);
+  oracle_reason reason = admission_of_error(status);
   if (reason == REASON_NONE)
     return status;
   turn_down(result, reason);
@@ -266,17 +266,21 @@ static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error
   return LS_OK;
 }
 
-/* Lays the program out and looks through it. True: it may be tried. */
-static bool prepare(oracle *o, const ls_program *program, ls_run *run, oracle_result *result) {
+/* Lays the program out and looks through it. *may_run: it may be tried; else the result says why not. */
+static ls_status prepare(oracle *o, const ls_program *program, ls_run *run, oracle_result *result,
+                         bool *may_run, ls_error *error) {
   bool uses_x87;
-  oracle_reason reason = admission_of_program(program, o->image, o->infos, &uses_x87, &o->why);
-  if (reason != REASON_NONE) {
+  oracle_reason reason;
+  ls_status status = admission_of_program(program, o->image, o->infos, &uses_x87, &reason, &o->why);
+  *may_run = !status && reason == REASON_NONE;
+  if (status && error)
+    *error = o->why;
+  if (*may_run)
+    run->uses = uses_x87 ? LS_USES_X87 : 0;
+  else if (!status)
     turn_down(result, reason);
-    result->detail = o->why.text;
-    return false;
-  }
-  run->uses = uses_x87 ? LS_USES_X87 : 0;
-  return true;
+  result->detail = *may_run ? NULL : o->why.text;
+  return status;
 }
 
 /* A program that ends in the reference and not in the thread differs, if it had time enough. */
@@ -329,14 +333,14 @@ static ls_status judge_surely(oracle *o, ls_run *run, oracle_result *result, ls_
 ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error) {
   ls_program program = testcase_program(test);
   ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms};
-  result->detail = NULL;
+  bool may_run;
   result->once = 0;
   result->image = o->image;
   result->infos = o->infos;
   result->differences.count = 0;
   result->differences.kept = 0;
-  ls_status status = LS_OK;
-  if (prepare(o, &program, &run, result)) {
+  ls_status status = prepare(o, &program, &run, result, &may_run, error);
+  if (may_run) {
     testcase_contents_make(test, &o->contents);
     status = judge_surely(o, &run, result, error);
   }
@@ -364,11 +368,13 @@ ls_status oracle_step(oracle *o, const testcase *test, uint64_t steps, ls_outcom
   ls_program program = testcase_program(test);
   ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms, .steps = steps};
   static oracle_result unused;
+  bool may_run;
   *equal = false;
-  if (!prepare(o, &program, &run, &unused))
-    return error_of_refusal(&unused, error);
+  ls_status status = prepare(o, &program, &run, &unused, &may_run, error);
+  if (!may_run)
+    return status ? status : error_of_refusal(&unused, error);
   testcase_contents_make(test, &o->contents);
-  ls_status status = ls_executor_load(o->reference, o->image, error);
+  status = ls_executor_load(o->reference, o->image, error);
   if (!status)
     status = ls_executor_load(o->thread, o->image, error);
   run.steps = 0;

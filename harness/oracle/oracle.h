@@ -33,7 +33,6 @@ typedef enum oracle_reason {
   REASON_SYSCALL,            /* refused: a system call, and this kernel cannot trap it in thread */
   REASON_PROGRAM,            /* refused: cannot be laid out */
   REASON_STATE,              /* refused: the CPU does not load this state */
-  REASON_NO_REFERENCE,       /* refused: tracing is not possible here */
   ORACLE_REASONS
 } oracle_reason;
 
@@ -78,7 +77,7 @@ void oracle_destroy(oracle *o);
 
 /* Runs the test in both and compares. Every verdict but `same` is repeated before it is given: a difference
  * must come again in both executors, any other reason in another attempt, a time-out at ten times the limit.
- * Only errors that are not the test's own (no memory) are returned. */
+ * Only errors that are not the test's own are returned: no memory, tracing that is not possible any more. */
 ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error);
 
 /* Runs a test that may run in the thread (LS_ERR_ARGUMENT if it may not), `steps` instructions of it in each

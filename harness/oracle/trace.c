@@ -7,6 +7,7 @@ typedef struct stepper {
   oracle *o;
   const testcase *test;
   ls_outcome reference, thread;
+  ls_status status; /* of the last attempt */
   ls_error *error;
 } stepper;
 
@@ -14,7 +15,8 @@ typedef enum after { AFTER_SAME, AFTER_ENDED, AFTER_DIFFERENT, AFTER_FAILED } af
 
 static after look(stepper *s, uint64_t steps) {
   bool equal;
-  if (oracle_step(s->o, s->test, steps, &s->reference, &s->thread, &equal, s->error) != LS_OK)
+  s->status = oracle_step(s->o, s->test, steps, &s->reference, &s->thread, &equal, s->error);
+  if (s->status)
     return AFTER_FAILED;
   if (!equal)
     return AFTER_DIFFERENT;
@@ -22,9 +24,9 @@ static after look(stepper *s, uint64_t steps) {
 }
 
 /* The least number of steps after which they differ, given that they do after `high` and do not after `low`.
- */
+ * Nothing of the kind if an attempt fails: s->status. */
 static uint64_t bisect(stepper *s, uint64_t low, uint64_t high) {
-  while (high - low > 1) {
+  while (high - low > 1 && !s->status) {
     uint64_t middle = low + (high - low) / 2;
     if (look(s, middle) == AFTER_DIFFERENT)
       high = middle;
@@ -35,9 +37,9 @@ static uint64_t bisect(stepper *s, uint64_t low, uint64_t high) {
 }
 
 static uint64_t address_before(stepper *s, uint64_t step) {
-  bool equal;
-  if (step == 1 || oracle_step(s->o, s->test, step - 1, &s->reference, &s->thread, &equal, s->error) != LS_OK)
+  if (step == 1)
     return testcase_layout()->windows[TESTCASE_CODE].address;
+  look(s, step - 1);
   return s->reference.state.rip;
 }
 
@@ -46,15 +48,14 @@ ls_status trace_first_difference(oracle *o, const testcase *test, trace_point *p
   *point = (trace_point){0};
   for (uint64_t steps = 1; steps <= STEPS_MAX; steps *= 2) {
     after what = look(&s, steps);
-    if (what == AFTER_FAILED)
-      return error ? error->status : LS_ERR_SYSTEM;
-    if (what == AFTER_ENDED)
-      return LS_OK;
+    if (what == AFTER_FAILED || what == AFTER_ENDED)
+      return s.status;
     if (what != AFTER_DIFFERENT)
       continue;
     point->step = bisect(&s, steps / 2, steps);
-    point->address = address_before(&s, point->step);
-    return LS_OK;
+    if (!s.status)
+      point->address = address_before(&s, point->step);
+    return s.status;
   }
   return LS_OK;
 }
