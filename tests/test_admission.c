@@ -179,8 +179,9 @@ static void the_row_is_named(void **unused) {
   assert_non_null(strstr(error.text, "0"));
 }
 
-/* Leaves this process no more address space than it has. */
+/* Leaves this process no more address space than it has, and nothing of that to allocate. */
 static void allow_no_more_memory(void) {
+  enum { LARGEST = 1 << 20, SMALLEST = 64 };
   unsigned long pages = 0;
   FILE *f = fopen("/proc/self/statm", "r");
   if (!f || fscanf(f, "%lu", &pages) != 1)
@@ -188,6 +189,12 @@ static void allow_no_more_memory(void) {
   fclose(f);
   const struct rlimit limit = {pages * LS_PAGE, pages * LS_PAGE};
   setrlimit(RLIMIT_AS, &limit);
+  for (size_t size = LARGEST; size >= SMALLEST; size /= 2) {
+    void *volatile taken;
+    do
+      taken = malloc(size);
+    while (taken);
+  }
 }
 
 /* No memory for a program says nothing of the program, and a sentence says so. */
