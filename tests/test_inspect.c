@@ -3,11 +3,13 @@
  * inspector notices a controller that does not tell the truth. */
 #include "check.h"
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "inspect/check.h"
 #include "inspect/inspect.h"
+#include "processes.h"
 #include "rng.h"
 #include "sanitizers.h"
 
@@ -457,6 +459,44 @@ static void inspect_with(const lie *what) {
   inspector_destroy(i);
 }
 
+/* ---- What the host does is no fault of a controller's ---- */
+
+static pid_t last_reference; /* the inspector's own children were made before any controller's */
+
+static void kill_its_child(ls_state *state, ls_position *position, void *context) {
+  (void)state;
+  (void)context;
+  pid_t pid = last_reference;
+  if (position->activity != LS_IDLE && atomic_fetch_add(&told, 1) % 7 == 5 &&
+      process_children(getpid(), &pid) && pid != last_reference)
+    kill(pid, SIGKILL);
+}
+
+static void a_child_that_is_lost_is_no_difference(void **unused) {
+  (void)unused;
+  static uint8_t bytes[BYTES];
+  const crew_options options = {.patience_s = 120, .tamper = kill_its_child};
+  ls_error error;
+  inspector *i;
+  inspect_verdict verdict_now;
+  rng r = {11};
+  if (inspector_create(&i, &options, &error) != LS_OK)
+    fail_msg("%s", error.text);
+  assert_int_equal(process_children(getpid(), &last_reference), 2);
+  for (uint32_t n = 0; n < ROUNDS; n++) {
+    random_bytes(&r, bytes, sizeof bytes);
+    bytes[0] |= SUBJECT_KIND; /* in the reference */
+    told = 0;
+    ls_status status = inspector_run(i, bytes, sizeof bytes, &verdict_now, &error);
+    if (status && status != LS_ERR_NO_REFERENCE) /* struck while it started, in a window that moved */
+      fail_msg("%s", error.text);
+    if (!status && verdict_now == INSPECT_DIFFERENT)
+      fail_msg("%s", inspector_trouble(i));
+  }
+  assert_true(inspector_counts(i)->left_out[REASON_REFERENCE_LOST] > 0);
+  inspector_destroy(i);
+}
+
 static void a_controller_that_lies_is_found_out(void **unused) {
   (void)unused;
   static const lie lies[] = {
@@ -528,6 +568,7 @@ int main(void) {
   const struct CMUnitTest with_reference[] = {
       cmocka_unit_test(traces_are_what_stepping_shows),
       cmocka_unit_test(what_looks_at_its_code_stays_where_it_is),
+      cmocka_unit_test(a_child_that_is_lost_is_no_difference),
       cmocka_unit_test(a_controller_that_lies_is_found_out),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);

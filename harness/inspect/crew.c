@@ -24,6 +24,21 @@ void crew_complain(crew *c, const char *format, ...) {
   pthread_mutex_unlock(&c->lock);
 }
 
+static bool is_hosts(ls_status status) {
+  return status == LS_ERR_MEMORY || status == LS_ERR_ADDRESS || status == LS_ERR_SYSTEM ||
+         status == LS_ERR_CHILD || status == LS_ERR_NO_REFERENCE;
+}
+
+bool crew_excuses(crew *c, ls_status status, const ls_error *error) {
+  if (!is_hosts(status))
+    return false;
+  pthread_mutex_lock(&c->lock);
+  if (!c->host.status)
+    c->host = *error;
+  pthread_mutex_unlock(&c->lock);
+  return true;
+}
+
 ls_program crew_program(const crew *c, bool moved) {
   ls_program program = subject_program(c->s);
   if (moved)
@@ -53,7 +68,8 @@ static void requester_round(worker *w) {
     request_carry_out(w, &c->p->requests[w->number][i], i);
   c->journals[w->number].current = c->p->count;
   pthread_mutex_lock(&c->control);
-  if (ls_resume(c->controller, &error) != LS_OK)
+  ls_status status = ls_resume(c->controller, &error);
+  if (status && !crew_excuses(c, status, &error))
     crew_complain(c, "the last resume failed: %s", error.text);
   pthread_mutex_unlock(&c->control);
 }
@@ -316,6 +332,7 @@ static void reset_round(crew *c, const subject *s, const plan *p) {
     c->journals[i].current = 0;
   }
   c->trouble[0] = '\0';
+  c->host = (ls_error){0};
   c->over = false;
   c->cancels = 0;
   c->cancelled = 0;
@@ -367,9 +384,14 @@ ls_status crew_run(crew *c, const subject *s, const plan *p, inspect_ending *end
   c->struck = strikes_count();
   status = execute(c, &stop, ended, error);
   atomic_store(&c->over, true);
-  if (status)
+  if (status && !crew_excuses(c, status, error))
     crew_complain(c, "ls_execute: %s: %s", ls_status_name(status), error->text);
   end_round(c);
+  if (c->host.status) {
+    c->trouble[0] = '\0'; /* it may be a consequence */
+    *error = c->host;
+    return c->host.status;
+  }
   check_cancels(c);
   if (!status)
     status = finish(c, ending, &stop, error);

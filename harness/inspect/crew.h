@@ -61,8 +61,9 @@ typedef struct crew_options {
 ls_status crew_create(crew **out, const crew_options *options, ls_error *error);
 void crew_destroy(crew *c);
 
-/* Runs the subject once with all that the plan asks for. An error is the host's. What the guest ended with is
- * in *ending; false in *ended if a run was cancelled where it cannot be gone on with. */
+/* Runs the subject once with all that the plan asks for. An error is the host's, unless crew_trouble says
+ * what was wrong with the controller. What the guest ended with is in *ending; false in *ended if a run was
+ * cancelled where it cannot be gone on with. */
 ls_status crew_run(crew *c, const subject *s, const plan *p, inspect_ending *ending, bool *ended,
                    ls_error *error);
 

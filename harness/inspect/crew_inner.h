@@ -23,6 +23,7 @@ struct crew {
   uint32_t arrived, active; /* requesters that have begun it; that are still at work in it */
   bool busy, ending;
   char trouble[TROUBLE_MAX];
+  ls_error host;     /* what the host could not do first; LS_OK: nothing */
   _Atomic bool go;   /* the guest is about to run */
   _Atomic bool over; /* it has ended: few requests more make no difference */
   /* Of the round. */
@@ -56,6 +57,10 @@ uint64_t crew_tick(crew *c);
 
 /* Notes what no controller may do; the first such thing of a round counts. From any thread. */
 __attribute__((format(printf, 2, 3))) void crew_complain(crew *c, const char *format, ...);
+
+/* Is that a failure of the host's, which says nothing of the controller? Notes it: the round ends with it.
+ * From any thread. */
+bool crew_excuses(crew *c, ls_status status, const ls_error *error);
 
 /* The subject's program, in its own order or the other one. */
 ls_program crew_program(const crew *c, bool moved);

@@ -8,6 +8,7 @@
 #include "forms/scan.h"
 #include "inspect/strikes.h"
 #include "no_memory.h"
+#include "oracle/admission.h"
 
 /* ---- Making and ending ---- */
 
@@ -236,13 +237,16 @@ static void count_program(inspector *i) {
   i->counts.stops[i->got.stop.kind]++;
 }
 
-static ls_status inspect(inspector *i, ls_error *error) {
+/* *reason: the child was lost, which says nothing. */
+static ls_status inspect(inspector *i, oracle_reason *reason, ls_error *error) {
   bool ended = false;
   plan_make(&i->plan, &i->subject);
   ls_status status = crew_run(i->crew, &i->subject, &i->plan, &i->got, &ended, error);
   blame(i, crew_trouble(i->crew), NULL);
+  if (status == LS_ERR_CHILD)
+    *reason = admission_of_error(status);
   if (status)
-    return i->trouble ? LS_OK : status;
+    return i->trouble || status == LS_ERR_CHILD ? LS_OK : status;
   count_program(i);
   check_seen(i);
   if (ended)
@@ -273,7 +277,7 @@ ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_
   subject_decode(&i->subject, data, size);
   ls_status status = reference_run(i->reference, &i->subject, &reason, &i->expected, error);
   if (!status && reason == REASON_NONE)
-    status = inspect(i, error);
+    status = inspect(i, &reason, error);
   if (!status && i->trouble)
     status = confirm(i, &reason, error);
   if (status)

@@ -31,7 +31,7 @@ static bool answer(worker *w, const request *q, ls_status status, unsigned allow
   if (j->answers[current].status == LS_OK)
     j->answers[current].status = status;
   atomic_fetch_add(&c->answered[q->kind][status == LS_OK ? 0 : status == LS_ERR_IDLE ? 1 : 2], 1);
-  if (status != LS_OK && !(bit_of(status) & allowed))
+  if (status != LS_OK && !(bit_of(status) & allowed) && !crew_excuses(c, status, error))
     crew_complain(c, "thread %u, request %u (%s) was answered %s: %s", w->number, current,
                   request_name(q->kind), ls_status_name(status), error->text);
   return status == LS_OK;
