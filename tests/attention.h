@@ -181,6 +181,7 @@ static inline void count_interrupted(const char *name, guest *g, const ls_state 
     print_message("%s: only %u of %u rounds on this machine\n", name, done, rounds);
 }
 
-#define WITH_RINGERS(test) cmocka_unit_test_teardown(test, tear_down)
+#define WITH_RINGERS(test)          cmocka_unit_test_teardown(test, tear_down)
+#define WITH_RINGERS_OF(part, test) PART(part, test, NULL, tear_down)
 
 #endif

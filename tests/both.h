@@ -17,7 +17,6 @@ enum { KINDS = 2, SLOT = 9, SEEDS = 12 };
 
 static ls_image *image;
 static ls_executor *executors[KINDS]; /* by ls_kind; NULL: none */
-static bool has_reference;
 
 /* What each run finds in memory. */
 static uint8_t data[2 * LS_PAGE], constants[LS_PAGE], stack[LS_PAGE];
@@ -38,7 +37,7 @@ static int close_all(void **unused) {
 /* Inside a test: the test runner puts its own handlers of faults in place around each. */
 static void open_all(ls_vectors vectors) {
   close_all(NULL);
-  for (int kind = 0; kind < (has_reference ? KINDS : 1); kind++)
+  for (int kind = 0; kind < (is_wanted(LS_PTRACE) ? KINDS : 1); kind++)
     must(ls_executor_create((ls_kind)kind, &layout, &(ls_options){.vectors = vectors}, &executors[kind],
                             &error));
 }

@@ -4,53 +4,88 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
 #include "lockstep.h"
 
-enum { TEST_SKIPPED = 77 };
+#undef skip /* a test that does not run must be seen: see PART */
 
-/* Of tests that leave out what test_machine is skipped for. */
-#define REFUSES_32_BIT "this system refuses 32-bit code: test_machine is shown as skipped for it\n"
+/* ---- Parts -------------------------------------------------------------------------------------------- */
 
-/* Says why on standard output; for `return skip_test("…")` from main. */
-static inline int skip_test(const char *why) {
-  printf("SKIPPED: %s\n", why);
-  return TEST_SKIPPED;
+/* CTest runs a program several times, each as a test of its own that says in its name what the machine lacks
+ * for it (tests/CMakeLists.txt). These choose what is run; by hand, without them, it is everything but the
+ * parts, in both kinds, with the widest vectors:
+ *   LOCKSTEP_TEST_PART=part        of the tests only those of this part
+ *   LOCKSTEP_TEST_KIND=thread|child   only this kind of executor
+ *   LOCKSTEP_TEST_VECTORS=sse|avx|avx512   as on a CPU that has no more (narrow.c) */
+
+/* A test that wants something of the machine that the others of its program do not. */
+#define PART(part, test, setup, teardown)                                                                    \
+  { part ": " #test, test, setup, teardown, NULL }
+
+enum { PARTS_MAX = 64 };
+
+static inline const char *chosen_part(void) {
+  return getenv("LOCKSTEP_TEST_PART");
 }
 
-/* Makes a reference executor: *reference. If it cannot be made, what main returns then, having said why:
- * TEST_SKIPPED where the machine does not allow one, 1 where it fails in any other way. */
+/* For a test that stands in a part as well, where it does more. */
+static inline bool in_part(const char *part) {
+  return chosen_part() && strcmp(chosen_part(), part) == 0;
+}
+
+static inline bool is_chosen(const struct CMUnitTest *test) {
+  const char *part = chosen_part(), *end = strstr(test->name, ": ");
+  if (!part || !end)
+    return !part && !end;
+  return strlen(part) == (size_t)(end - test->name) && strncmp(test->name, part, strlen(part)) == 0;
+}
+
+/* Runs those that are chosen; that there are none is a failure. */
+static inline int run_chosen(const char *name, const struct CMUnitTest *tests, size_t count,
+                             CMFixtureFunction setup, CMFixtureFunction teardown) {
+  struct CMUnitTest chosen[PARTS_MAX];
+  size_t chosen_count = 0;
+  for (size_t i = 0; i < count && chosen_count < PARTS_MAX; i++)
+    if (is_chosen(&tests[i]))
+      chosen[chosen_count++] = tests[i];
+  if (!chosen_count || count > PARTS_MAX) {
+    printf("%s: no test to run\n", name);
+    return 1;
+  }
+  return _cmocka_run_group_tests(name, chosen, chosen_count, setup, teardown);
+}
+
+#undef cmocka_run_group_tests
+#define cmocka_run_group_tests(tests, setup, teardown)                                                       \
+  run_chosen(#tests, tests, sizeof(tests) / sizeof *(tests), setup, teardown)
+
+/* ---- Executors ---------------------------------------------------------------------------------------- */
+
+/* Makes a reference executor. If it cannot be made, says why and returns 1, for main to return. */
 static inline int open_reference(const ls_layout *layout, ls_executor **reference) {
   ls_error why = {.text = ""};
-  ls_status status = ls_executor_create(LS_PTRACE, layout, NULL, reference, &why);
-  if (status == LS_OK)
+  if (ls_executor_create(LS_PTRACE, layout, NULL, reference, &why) == LS_OK)
     return 0;
-  if (status == LS_ERR_NO_REFERENCE)
-    return skip_test(why.text);
   printf("no reference executor: %s\n", why.text);
   return 1;
 }
 
-/* The same, but only to know: 0, there can be one. */
-static inline int find_reference(const ls_layout *layout) {
-  ls_executor *reference = NULL;
-  int missing = open_reference(layout, &reference);
-  ls_executor_destroy(reference);
-  return missing;
+/* Is this kind of executor to be tried? */
+static inline bool is_wanted(ls_kind kind) {
+  const char *wanted = getenv("LOCKSTEP_TEST_KIND");
+  if (wanted && strcmp(wanted, "thread") != 0 && strcmp(wanted, "child") != 0) {
+    printf("LOCKSTEP_TEST_KIND=%s: thread or child\n", wanted);
+    exit(2);
+  }
+  return !wanted || (strcmp(wanted, "thread") == 0) == (kind == LS_SIGNAL);
 }
-
-/* What main returns of a program all of whose tests want a reference. */
-static inline int run_with_reference(const ls_layout *layout, const struct CMUnitTest *tests, size_t count) {
-  int missing = find_reference(layout);
-  return missing ? missing : _cmocka_run_group_tests("tests", tests, count, NULL, NULL);
-}
-
-#define RUN_WITH_REFERENCE(layout, tests) run_with_reference(layout, tests, sizeof(tests) / sizeof *(tests))
 
 #endif

@@ -333,18 +333,16 @@ static inline void counts_on(guest *g, unsigned cell) {
 /* ---- Both kinds --------------------------------------------------------------------------------------- */
 
 static inline int run_both(const struct CMUnitTest *tests, size_t count) {
-  ls_layout layout;
-  ls_layout_default(&layout, 0);
-  kind = LS_SIGNAL;
-  int failed = _cmocka_run_group_tests("in thread", tests, count, NULL, NULL);
-  int missing = find_reference(&layout);
-  if (missing)
-    return failed ? failed : missing;
-  kind = LS_PTRACE;
-  return failed + _cmocka_run_group_tests("in the child", tests, count, NULL, NULL);
+  static const char *const names[] = {[LS_SIGNAL] = "in thread", [LS_PTRACE] = "in the child"};
+  int failed = 0;
+  for (kind = LS_SIGNAL; kind <= LS_PTRACE; kind++)
+    if (is_wanted(kind))
+      failed += run_chosen(names[kind], tests, count, NULL, NULL);
+  return failed;
 }
 
-#define RUN_BOTH(tests) run_both(tests, sizeof(tests) / sizeof *(tests))
-#define TEST(function)  cmocka_unit_test_teardown(function, close_all)
+#define RUN_BOTH(tests)         run_both(tests, sizeof(tests) / sizeof *(tests))
+#define TEST(function)          cmocka_unit_test_teardown(function, close_all)
+#define TEST_OF(part, function) PART(part, function, NULL, close_all)
 
 #endif

@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <stdbool.h>
 
-#include "cpu.h"
+#include "executor.h"
 #include "flags.h"
 #include "must.h"
 #include "places.h"
@@ -70,8 +70,8 @@ static inline void destroy_images(void) {
 
 static inline bool can_run(int i, ls_executor *executor) {
   if (i == SYSCALL_GUEST)
-    return ls_executor_stops_syscalls(executor);
-  return i < IN_REFERENCE || cpu()->fsgsbase;
+    return executor->kind == LS_PTRACE || in_part("dispatch");
+  return i < IN_REFERENCE || in_part("fsgsbase");
 }
 
 static inline void run_guest(ls_executor *executor, int i) {

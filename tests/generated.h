@@ -14,7 +14,7 @@ enum { PROGRAMS = 3000 };
 
 /* ---- Generators ---- */
 
-static uint8_t *support; /* of this CPU; or, without a reference, all that the policy does not exclude */
+static uint8_t *support;       /* by form_id */
 static ls_executor *reference; /* or NULL */
 
 static inline void *checked_calloc(size_t count, size_t size) {
@@ -30,24 +30,58 @@ static inline generator *make_generator(uint32_t fault_percent) {
   return gen;
 }
 
-static inline void assume_support(void) {
-  for (form_id form = 0; form < forms_count(); form++)
-    support[form] = policy_of_form(form)->action == POLICY_EXCLUDE ? FORM_NOT_PROBED : FORM_RUNS;
+/* The vectors that a form takes. */
+static inline ls_vectors form_vectors(form_id form) {
+  form_example example;
+  form_decode(form, &example);
+  ZydisISAExt extension = example.instruction.meta.isa_ext;
+  if (extension == ZYDIS_ISA_EXT_AVX512EVEX || extension == ZYDIS_ISA_EXT_AVX512VEX)
+    return LS_VECTORS_AVX512;
+  return form_encoding(form) == ZYDIS_INSTRUCTION_ENCODING_LEGACY ? LS_VECTORS_SSE : LS_VECTORS_AVX;
 }
 
-/* Sets the two above. 0, or what main returns: TEST_SKIPPED where there is no reference, by which it is found
- * what this CPU has; then all forms count as supported, and what is generated can be looked at. */
+/* Registers that executors do not load hold what happens to be there: with vectors narrower than this CPU's
+ * no program should use them. */
+static inline void drop_wider_forms(ls_vectors vectors) {
+  for (form_id form = 0; form < forms_count(); form++)
+    if (support[form] == FORM_RUNS && form_vectors(form) > vectors)
+      support[form] = FORM_ILLEGAL;
+}
+
+/* Sets `support` to all that a CPU with such vectors might have, and no reference. 0, or what main returns.
+ */
+static inline int assume_support(ls_vectors vectors) {
+  support = calloc(forms_count(), 1);
+  if (!support)
+    return 1;
+  for (form_id form = 0; form < forms_count(); form++)
+    support[form] = policy_of_form(form)->action == POLICY_EXCLUDE ? FORM_NOT_PROBED : FORM_RUNS;
+  drop_wider_forms(vectors);
+  return 0;
+}
+
+/* Sets the two above to what this CPU has, as far as the vectors of this round go. 0, or what main returns.
+ */
 static inline int open_support(void) {
   ls_error error = {.text = "no memory"};
-  int missing = open_reference(testcase_layout(), &reference);
   support = calloc(forms_count(), 1);
-  if (support && missing == TEST_SKIPPED)
-    assume_support();
-  else if (!support || (!missing && probe_forms(reference, support, &error) != LS_OK)) {
+  if (open_reference(testcase_layout(), &reference))
+    return 1;
+  if (!support || probe_forms(reference, support, &error) != LS_OK) {
     printf("no probe: %s\n", error.text);
     return 1;
   }
-  return missing;
+  drop_wider_forms(ls_vectors_available());
+  return 0;
+}
+
+/* For main: the forms that its argument says, "sse", "avx" or "avx512", or, if there is none, this CPU's. */
+static inline int open_support_of(int argc, char **argv) {
+  if (argc < 2)
+    return open_support();
+  return assume_support(strcmp(argv[1], "sse") == 0   ? LS_VECTORS_SSE
+                        : strcmp(argv[1], "avx") == 0 ? LS_VECTORS_AVX
+                                                      : LS_VECTORS_AVX512);
 }
 
 static inline void close_support(void) {

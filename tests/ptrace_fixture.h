@@ -54,6 +54,7 @@ static inline int teardown(void **state) {
   return 0;
 }
 
-#define WITH_EXECUTOR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_EXECUTOR(test)          cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define WITH_EXECUTOR_OF(part, test) PART(part, test, setup, teardown)
 
 #endif

@@ -272,9 +272,8 @@ static void interrupts_want_a_canonical_stack_pointer(void **unused) {
 }
 
 int main(void) {
-  int missing = open_reference(testcase_layout(), &reference);
-  if (missing)
-    return missing;
+  if (open_reference(testcase_layout(), &reference))
+    return 1;
   image = ls_image_create();
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_teardown(what_is_the_guests_is_admitted, close_threads),

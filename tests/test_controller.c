@@ -83,7 +83,6 @@ static void each_way_to_stop(void **unused) {
     check_stop(&stop_cases[i]);
 }
 
-/* getpid, which is harmless where the kernel cannot stop system calls in the thread. */
 static void a_system_call_is_not_made(void **unused) {
   (void)unused;
   guest *g = guest_open(NULL);
@@ -91,10 +90,6 @@ static void a_system_call_is_not_made(void **unused) {
   set_gpr(g, LS_RAX, 39);
   set_gpr(g, LS_RCX, 0x1234);
   const ls_stop *stop = run(g, 5);
-  if (kind == LS_SIGNAL && stop->kind == LS_STOP_FAULT) {
-    print_message("SKIPPED: this kernel has no Syscall User Dispatch\n");
-    skip();
-  }
   stopped(stop, LS_STOP_SYSCALL, 6, LS_PART_BODY);
   assert_int_equal(stop->number, 39);
   assert_int_equal(stop->signal, 0);
@@ -476,7 +471,7 @@ static void a_layout_that_is_taken(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(each_way_to_stop),
-      TEST(a_system_call_is_not_made),
+      TEST_OF("calls", a_system_call_is_not_made),
       TEST(a_stop_outside_the_code),
       TEST(fuel_ends_a_run),
       TEST(without_limits_there_is_no_end),

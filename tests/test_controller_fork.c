@@ -125,10 +125,6 @@ static void *ask_often(void *context) {
 /* Whatever other threads hold at that moment. */
 static void a_fork_among_requests(void **unused) {
   (void)unused;
-  if (TSAN) { /* its own locks do not survive a fork among threads */
-    print_message("SKIPPED: TSan\n");
-    skip();
-  }
   guest *g = guest_open(NULL);
   pthread_t askers[2];
   related_load(g);
@@ -172,10 +168,6 @@ static void *make_grow(void *context) {
 /* The child has the old code or the new, whole. */
 static void a_fork_beside_new_code(void **unused) {
   (void)unused;
-  if (TSAN) { /* as above */
-    print_message("SKIPPED: TSan\n");
-    skip();
-  }
   int bad = 0;
   for (int i = 0; i < 20 && !bad; i++) {
     guest *g = guest_open(NULL);
@@ -202,8 +194,11 @@ static void a_fork_beside_new_code(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      TEST(a_fork_of_an_idle_one), TEST(a_fork_before_new_code), TEST(a_fork_beside_a_guest),
-      TEST(a_fork_among_requests), TEST(a_fork_beside_new_code),
+      TEST(a_fork_of_an_idle_one),
+      TEST(a_fork_before_new_code),
+      TEST(a_fork_beside_a_guest),
+      TEST_OF("no_tsan", a_fork_among_requests),
+      TEST_OF("no_tsan", a_fork_beside_new_code),
   };
   return RUN_BOTH(tests);
 }

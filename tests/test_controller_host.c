@@ -153,10 +153,6 @@ static void the_hosts_signals_are_its_own(void **unused) {
 static void the_hosts_signals_strike_the_guest(void **unused) {
   (void)unused;
   static const int others[] = {SIGUSR1, SIGURG, SIGUSR2};
-  if (TSAN) { /* it keeps signals until the guest is over */
-    print_message("SKIPPED: TSan\n");
-    skip();
-  }
   look_at_signals(&outside);
   page = NULL;
   handlers_put(&(host){0});
@@ -418,7 +414,7 @@ static void a_ring_that_comes_late(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_teardown(the_hosts_signals_are_its_own, put_back),
-      cmocka_unit_test_teardown(the_hosts_signals_strike_the_guest, put_back),
+      PART("no_tsan", the_hosts_signals_strike_the_guest, NULL, put_back),
       TEST(any_signal_interrupts),
       TEST(threads_with_stacks_of_their_own),
       TEST(the_cpu_is_the_hosts),

@@ -10,7 +10,8 @@ static const ls_sample_callback to_ring = NULL;
 
 typedef struct tally {
   guest *g;
-  uint64_t samples, weight;
+  _Atomic uint64_t samples;
+  uint64_t weight;
   uint64_t weights[16]; /* by id */
   pthread_t thread;
   bool strayed; /* a position that is not in the code, or a weight of none */
@@ -33,7 +34,7 @@ static void is_about(const char *what, double expected, double got) {
     fail_msg("%s: expected about %g, got %g", what, expected, got);
 }
 
-static const struct rate { uint32_t rate, time_ms; } rates[] = {{10, 1500}, {100, 600}, {1000, 600}};
+static const struct rate { uint32_t rate, time_ms; } rates[] = {{10, 300}, {100, 100}, {1000, 100}};
 
 static void samples_come_at_their_rate(void **unused) {
   (void)unused;
@@ -58,10 +59,10 @@ static void the_ring_holds_samples(void **unused) {
   guest *g = guest_open(NULL);
   load(g, "1 48ffc0; 2 eb00 >1!");
   must(ls_sample_start(g->controller, 100, to_ring, NULL, 0, &error));
-  run_limited(g, 1, (ls_limits){.limit_ms = 600});
+  run_limited(g, 1, (ls_limits){.limit_ms = 150});
   uint64_t dropped = 4711, weight = 0, last = 0;
   uint32_t count, total = 0;
-  for (uint32_t room = 7;; room = ROOM) {
+  for (uint32_t room = 2;; room = ROOM) {
     must(ls_sample_read(g->controller, samples, room, &count, &dropped, &error));
     assert_int_equal(dropped, 0);
     assert_true(count <= room);
@@ -76,13 +77,13 @@ static void the_ring_holds_samples(void **unused) {
     }
     total += count;
   }
-  is_about("weight", 60, (double)weight);
-  assert_true(total > 10);
+  is_about("weight", 15, (double)weight);
+  assert_true(total > 2);
 }
 
 static void a_full_ring_drops_new_ones(void **unused) {
   (void)unused;
-  enum { ROOM = 5 };
+  enum { ROOM = 3 };
   ls_sample samples[2 * ROOM];
   guest *g = guest_open(NULL);
   load(g, "1 48ffc0; 2 eb00 >1!");
@@ -90,10 +91,10 @@ static void a_full_ring_drops_new_ones(void **unused) {
   for (int round = 0; round < 2; round++) {
     uint64_t dropped = 0, before = get_gpr(g, LS_RAX);
     uint32_t count = 0;
-    run_limited(g, 1, (ls_limits){.limit_ms = 600});
+    run_limited(g, 1, (ls_limits){.limit_ms = 120});
     must(ls_sample_read(g->controller, samples, 2 * ROOM, &count, &dropped, &error));
     assert_int_equal(count, ROOM);
-    assert_true(dropped > ROOM);
+    assert_true(dropped > 1);
     assert_true(samples[0].state.gpr[LS_RAX] >= before);
     must(ls_sample_read(g->controller, samples, 2 * ROOM, &count, &dropped, &error));
     assert_int_equal(count, 0);
@@ -105,15 +106,21 @@ static void a_full_ring_drops_new_ones(void **unused) {
 
 /* ---- Where -------------------------------------------------------------------------------------------- */
 
-/* 1 and 2 go round once for every three times that 4 and 5 do. */
+/* 1 and 2 go round once for every four times that 4 and 5 do. Of that many samples a fifth are 40, give or
+ * take six (one standard deviation); a ratio of four thirds would be 86. */
 static void samples_are_where_the_time_goes(void **unused) {
   (void)unused;
+  enum { SAMPLES = 200 };
   tally t = {0};
   guest *g = guest_open(NULL);
-  load(g, "6 b9204e0000; 1 ffc9; 2 7500 >1; 3 b960ea0000; 4 ffc9; 5 7500 >4; 7 eb00 >6!");
+  load(g, "6 b9204e0000; 1 ffc9; 2 7500 >1; 3 b980380100; 4 ffc9; 5 7500 >4; 7 eb00 >6!");
   must(ls_sample_start(g->controller, 1000, count_sample, &t, 0, &error));
-  run_limited(g, 6, (ls_limits){.limit_ms = 1500});
-  is_about("three times", 3, (double)(t.weights[4] + t.weights[5]) / (double)(t.weights[1] + t.weights[2]));
+  start(g, 6);
+  WAIT_UNTIL(t.samples >= SAMPLES);
+  cancel(g);
+  uint64_t seldom = t.weights[1] + t.weights[2], often = t.weights[4] + t.weights[5];
+  print_message("  %llu : %llu\n", (unsigned long long)seldom, (unsigned long long)often);
+  assert_true(often * 3 > seldom * 4 && often < seldom * 12);
 }
 
 static void check_sample(const ls_sample *sample, void *context) {
@@ -130,12 +137,11 @@ static void samples_are_whole(void **unused) {
   related_load(g);
   must(ls_sample_start(g->controller, 1000, check_sample, &t, 0, &error));
   start(g, 1);
-  WAIT_UNTIL(look(g, NULL).activity == LS_RUNNING && g->cells[0] > 100000000);
+  WAIT_UNTIL(t.samples > 10);
   cancel(g);
   must(ls_sample_stop(g->controller, &error));
   if (t.trouble)
     fail_msg("%s", t.trouble);
-  assert_true(t.samples > 10);
   is_related(g, "sampled");
 }
 
@@ -149,10 +155,10 @@ static void sampling_goes_on_over_runs(void **unused) {
   must(ls_sample_start(g->controller, 100, count_sample, &t, 0, &error));
   for (int i = 0; i < 3; i++) {
     uint64_t before = t.samples;
-    run_limited(g, 1, (ls_limits){.limit_ms = 200});
+    run_limited(g, 1, (ls_limits){.limit_ms = 60});
     assert_true(t.samples > before);
   }
-  is_about("weight", 60, (double)t.weight);
+  is_about("weight", 18, (double)t.weight);
 }
 
 static void stop_stops(void **unused) {
@@ -162,11 +168,10 @@ static void stop_stops(void **unused) {
   load(g, CELL);
   start(g, 1);
   must(ls_sample_start(g->controller, 1000, count_sample, &t, 0, &error));
-  WAIT_UNTIL(g->cells[0] > 200000000);
+  WAIT_UNTIL(t.samples >= 5);
   must(ls_sample_stop(g->controller, &error));
   uint64_t samples = t.samples, cell = g->cells[0];
-  assert_true(samples > 0);
-  WAIT_UNTIL(g->cells[0] > cell + 200000000);
+  WAIT_UNTIL(g->cells[0] > cell * 2); /* as much again as they took to come */
   assert_int_equal(t.samples, samples);
   must(ls_sample_stop(g->controller, &error));
   cancel(g);
@@ -181,7 +186,11 @@ static void a_stopped_ring_is_read(void **unused) {
   load(g, CELL);
   start(g, 1);
   must(ls_sample_start(g->controller, 1000, to_ring, NULL, 4, &error));
-  WAIT_UNTIL(g->cells[0] > 200000000);
+  do
+    must(ls_sample_read(g->controller, samples, 1, &count, NULL, &error));
+  while (!count);
+  uint64_t cell = g->cells[0];
+  WAIT_UNTIL(g->cells[0] > cell * 9); /* one has come in a ninth of that */
   must(ls_sample_stop(g->controller, &error));
   must(ls_sample_read(g->controller, samples, 2, &count, NULL, &error));
   assert_int_equal(count, 2);
@@ -199,7 +208,7 @@ static void a_paused_guest_is_not_sampled(void **unused) {
   load(g, CELL);
   must(ls_sample_start(g->controller, 1000, count_sample, &t, 0, &error));
   start_paused(g, 1);
-  double until = now() + 0.2;
+  double until = now() + 0.1;
   WAIT_UNTIL(now() > until);
   must(ls_sample_stop(g->controller, &error));
   assert_int_equal(t.samples, 0);
@@ -214,7 +223,7 @@ static void what_is_refused(void **unused) {
   static const uint32_t bad[] = {0, 1, LS_SAMPLE_RATE_MIN - 1, LS_SAMPLE_RATE_MAX + 1, UINT32_MAX};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
     expect(LS_ERR_ARGUMENT, ls_sample_start(g->controller, bad[i], count_sample, &t, 0, &error));
-  run_limited(g, 1, (ls_limits){.limit_ms = 100});
+  run_limited(g, 1, (ls_limits){.limit_ms = 60});
   assert_int_equal(t.samples, 0);
   must(ls_sample_stop(g->controller, &error)); /* there is nothing to stop */
   must(ls_sample_start(g->controller, LS_SAMPLE_RATE_MIN, count_sample, &t, 0, &error));
@@ -257,8 +266,9 @@ static void calls_from_inside_a_callback(void **unused) {
   tally t = {.g = g};
   load(g, CELL);
   must(ls_sample_start(g->controller, 100, call_all, &t, 0, &error));
-  assert_int_equal(run_limited(g, 1, (ls_limits){.limit_ms = 200})->kind, LS_STOP_TIMEOUT);
+  assert_int_equal(run_limited(g, 1, (ls_limits){.limit_ms = 60})->kind, LS_STOP_TIMEOUT);
   assert_true(t.samples > 0);
+  assert_true(t.busy_of > 0);
   assert_int_equal(t.busy, t.busy_of);
 }
 
@@ -270,7 +280,7 @@ static void samples_among_requests(void **unused) {
   related_load(g);
   must(ls_sample_start(g->controller, 1000, check_sample, &t, 0, &error));
   start(g, 1);
-  for (int i = 0; i < 3000 || g->cells[0] < 100000000; i++) {
+  for (int i = 0; i < 600 || t.samples < 5; i++) {
     is_related(g, "among samples");
     if (i % 50 == 0)
       load(g, related_code());
@@ -286,7 +296,6 @@ static void samples_among_requests(void **unused) {
   cancel(g);
   if (t.trouble)
     fail_msg("%s", t.trouble);
-  assert_true(t.samples > 0);
 }
 
 int main(void) {
@@ -295,14 +304,14 @@ int main(void) {
       TEST(the_ring_holds_samples),
       TEST(a_full_ring_drops_new_ones),
       TEST(samples_are_where_the_time_goes),
-      TEST(samples_are_whole),
+      TEST_OF("whole", samples_are_whole),
       TEST(sampling_goes_on_over_runs),
       TEST(stop_stops),
       TEST(a_stopped_ring_is_read),
       TEST(a_paused_guest_is_not_sampled),
       TEST(what_is_refused),
       TEST(calls_from_inside_a_callback),
-      TEST(samples_among_requests),
+      TEST_OF("whole", samples_among_requests),
   };
   return RUN_BOTH(tests);
 }

@@ -452,10 +452,9 @@ static void code_runs_where_it_has_gone(void **unused) {
     run_in(executor);
     sandbox_code_commit(&executor->box, &window);
     run_in(executor);
-    ls_status status = ls_executor_create(LS_PTRACE, ls_executor_layout(executor), NULL, &reference, &error);
-    if (status == LS_ERR_NO_REFERENCE)
-      continue; /* main says so */
-    must(status);
+    if (!is_wanted(LS_PTRACE))
+      continue;
+    must(ls_executor_create(LS_PTRACE, ls_executor_layout(executor), NULL, &reference, &error));
     run_in(reference);
     ls_executor_destroy(reference);
   }
@@ -472,8 +471,5 @@ int main(void) {
       cmocka_unit_test(a_fork_has_windows_of_its_own),  cmocka_unit_test(without_memory_all_stays),
       cmocka_unit_test(a_sandbox_too_large_for_a_file), cmocka_unit_test(code_runs_where_it_has_gone),
   };
-  int failed = cmocka_run_group_tests(tests, NULL, NULL);
-  ls_layout layout;
-  ls_layout_default(&layout, 0);
-  return failed ? failed : find_reference(&layout);
+  return cmocka_run_group_tests(tests, NULL, NULL);
 }

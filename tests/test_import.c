@@ -133,9 +133,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_too_long),
                                      cmocka_unit_test(test_links), cmocka_unit_test(test_places),
                                      cmocka_unit_test(test_random_bytes)};
-  int missing = open_reference(testcase_layout(), &reference);
-  if (missing)
-    return missing;
+  if (open_reference(testcase_layout(), &reference))
+    return 1;
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   ls_executor_destroy(reference);
   return failed;

@@ -1,9 +1,9 @@
 #!/bin/sh
 # What is installed can be used by others: by CMake's find_package, by pkg-config, from C11 and from C++17.
-# Usage: test_install.sh CMAKE BUILD_DIR CC GENERATOR SANITIZERS
+# Usage: test_install.sh CMAKE BUILD_DIR CC GENERATOR find_package|cxx|pkg_config [SANITIZERS]
 set -eu
-cmake=$1 build=$2 cc=$3 generator=$4
-flags=${5:+-fsanitize=$5}
+cmake=$1 build=$2 cc=$3 generator=$4 part=$5
+flags=${6:+-fsanitize=$6}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 moved=$work/moved
@@ -50,31 +50,29 @@ add_executable(user main.c)
 target_link_libraries(user PRIVATE Lockstep::lockstep)
 END
 
-echo "find_package"
-{ "$cmake" -S . -B build -G "$generator" -DCMAKE_PREFIX_PATH="$moved" -DCMAKE_C_COMPILER="$cc" \
-    -DCMAKE_C_FLAGS="$flags" &&
-  "$cmake" --build build; } >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-build/user
+uses_find_package() {
+  { "$cmake" -S . -B build -G "$generator" -DCMAKE_PREFIX_PATH="$moved" -DCMAKE_C_COMPILER="$cc" \
+      -DCMAKE_C_FLAGS="$flags" &&
+    "$cmake" --build build; } >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+  build/user
+}
 
-echo "header alone"
-echo '#include <lockstep.h>' >alone.c
-cp alone.c alone.cpp
-strict="-Wall -Wextra -Wpedantic -Werror -fsyntax-only"
-"$cc" -std=c11 $strict -I"$moved/include" alone.c
-skipped=
-if command -v "${CXX:-c++}" >/dev/null; then
-  "${CXX:-c++}" -std=c++17 $strict -I"$moved/include" alone.cpp
-else
-  skipped="no C++ compiler"
-fi
+# The header alone, in the oldest C and C++ that it promises.
+is_strict() {
+  echo '#include <lockstep.h>' >"alone.$1"
+  "$2" "$3" -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I"$moved/include" "alone.$1"
+}
 
-if command -v pkg-config >/dev/null; then
-  echo "pkg-config"
+uses_pkg_config() {
   pc=$(find "$moved" -name lockstep.pc)
   PKG_CONFIG_PATH=$(dirname "$pc") && export PKG_CONFIG_PATH
   "$cc" -std=c11 $flags main.c $(pkg-config --cflags --libs lockstep) -o user
   ./user
-else
-  skipped="${skipped:+$skipped, }no pkg-config"
-fi
-[ -z "$skipped" ] || { echo "skipped: $skipped"; exit 77; }
+}
+
+case $part in
+find_package) is_strict c "$cc" -std=c11 && uses_find_package ;;
+cxx) is_strict cpp "${CXX:-c++}" -std=c++17 ;;
+pkg_config) uses_pkg_config ;;
+*) echo "no part $part"; exit 2 ;;
+esac

@@ -178,7 +178,7 @@ static void test_inside_of_gate(void **state) {
 }
 
 /* Calls to the vsyscall page end the run, before they write anything. Where the kernel has no such page they
- * fault there; where it has no seccomp filters they are made. */
+ * fault there; a kernel without seccomp filters makes them. */
 static void test_vsyscalls(void **state) {
   fixture *f = *state;
   static ls_state s;
@@ -187,8 +187,7 @@ static void test_vsyscalls(void **state) {
   static const struct {
     uint64_t address, number;
   } calls[] = {{VSYSCALL, SYS_gettimeofday}, {VSYSCALL + 0x400, SYS_time}, {VSYSCALL + 0x800, SYS_getcpu}};
-  if (!is_filtered())
-    skip();
+  assert_true(is_filtered());
   load(f, "\xff\xd0\x90", 3); /* call rax */
   for (unsigned i = 0; i < 2 * sizeof calls / sizeof *calls; i++) {
     start_state(&s);
@@ -265,8 +264,8 @@ int main(void) {
       WITH_EXECUTOR(test_int_0x80),
       WITH_EXECUTOR(test_inside_of_gate),
       WITH_EXECUTOR(test_trap_behind_gate),
-      WITH_EXECUTOR(test_vsyscalls),
+      WITH_EXECUTOR_OF("seccomp", test_vsyscalls),
       WITH_EXECUTOR(test_steps),
   };
-  return RUN_WITH_REFERENCE(&layout, tests);
+  return cmocka_run_group_tests(tests, NULL, NULL);
 }

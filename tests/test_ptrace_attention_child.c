@@ -241,5 +241,5 @@ int main(void) {
       WITH_EXECUTOR(test_moved_code),
   };
   ls_layout_default(&layout, SLOT);
-  return RUN_WITH_REFERENCE(&layout, tests);
+  return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -191,9 +191,9 @@ static void callers_choose_addresses(void **unused) {
   for (int kind = LS_SIGNAL; kind <= LS_PTRACE; kind++) {
     ls_executor *x;
     ls_error error = {0};
+    if (!is_wanted((ls_kind)kind))
+      continue;
     ls_status status = ls_executor_create((ls_kind)kind, &layout, NULL, &x, &error);
-    if (status == LS_ERR_NO_REFERENCE)
-      continue;                      /* main says so */
     if (ASAN && kind == LS_SIGNAL) { /* it keeps this range to itself, and that is what is said */
       assert_int_equal(status, LS_ERR_ADDRESS);
       assert_non_null(strstr(error.text, "0xdffff000"));
@@ -368,8 +368,5 @@ int main(void) {
       cmocka_unit_test(other_layouts_stay_in_reach),
       cmocka_unit_test(no_place_is_an_error),
   };
-  int failed = cmocka_run_group_tests(tests, NULL, NULL);
-  ls_layout layout;
-  ls_layout_default(&layout, 0);
-  return failed ? failed : find_reference(&layout); /* embedders' addresses in the reference */
+  return cmocka_run_group_tests(tests, NULL, NULL);
 }
