@@ -7,7 +7,7 @@
 
 static void left_and_entered_again(void **unused) {
   (void)unused;
-  enum { ROUNDS = 20000 };
+  enum { ROUNDS = 1500 };
   for (unsigned ticks = 0; ticks < 2; ticks++) {
     guest g = open_guest(&(ls_options){.tick_ms = ticks ? 1 : NO_TICKS});
     ls_state state;
@@ -23,7 +23,7 @@ static void left_and_entered_again(void **unused) {
 
 static void any_stack_pointer(void **unused) {
   (void)unused;
-  enum { ROUNDS = 2000 };
+  enum { ROUNDS = 400 };
   static uint64_t host_data[1024];
   const uint64_t rsp[] = {3, UINT64_C(1) << 62, (uintptr_t)&host_data[512], UINT64_MAX};
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
@@ -167,7 +167,7 @@ static void refused_in_place(void **unused) {
 /* One run after the other, each as short as can be, so that most rings come on the way in or out: in the end
  * each is like one that nobody disturbed. */
 static void hammer(const char *code, uint64_t rsp, uint32_t uses, uint64_t steps, bool waits) {
-  enum { RUNS = 10000, ENOUGH = 100 };
+  enum { RUNS = 1500, ENOUGH = 30 };
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
   ls_state state;
   ls_outcome quiet, out;

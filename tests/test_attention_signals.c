@@ -36,7 +36,7 @@ static struct sigaction handle(int sig) {
 
 static void a_handler_on_top(void **unused) {
   (void)unused;
-  enum { ROUNDS = 5000 };
+  enum { ROUNDS = 1000 };
   time_t since = time(NULL);
   struct sigaction before = handle(SIGUSR1);
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});
@@ -60,7 +60,7 @@ static void a_handler_on_top(void **unused) {
  */
 static void the_hosts_interrupt_signal(void **unused) {
   (void)unused;
-  enum { ROUNDS = 5000 };
+  enum { ROUNDS = 1000 };
   time_t since = time(NULL);
   struct sigaction before = handle(SIGURG);
   guest g = open_guest(&(ls_options){.tick_ms = NO_TICKS});

@@ -161,7 +161,7 @@ static void time_passes_in_steps(void **unused) {
   guest *g = guest_open(NULL);
   load(g, LOOP);
   must(ls_pause(g->controller, &error));
-  start_limited(g, 1, (ls_limits){.limit_ms = 50});
+  start_limited(g, 1, (ls_limits){.limit_ms = 20});
   expect(LS_ERR_IDLE, ls_step(g->controller, UINT64_MAX, &error));
   assert_int_equal(finish(g)->kind, LS_STOP_TIMEOUT);
 }

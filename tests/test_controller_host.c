@@ -399,7 +399,7 @@ static void a_ring_that_comes_late(void **unused) {
   if (!child) {
     alarm(100);
     const char *trouble = NULL;
-    for (unsigned i = 0; i < (kind == LS_SIGNAL ? 1000 : 20) && !trouble; i++)
+    for (unsigned i = 0; i < (kind == LS_SIGNAL ? 150 : 20) && !trouble; i++)
       trouble = destroy_after_asking(&options, i % 3);
     if (trouble)
       fprintf(stderr, "in the child: not %s: %s\n", trouble, error.text);

@@ -87,11 +87,11 @@ static void a_full_ring_drops_new_ones(void **unused) {
   ls_sample samples[2 * ROOM];
   guest *g = guest_open(NULL);
   load(g, "1 48ffc0; 2 eb00 >1!");
-  must(ls_sample_start(g->controller, 100, to_ring, NULL, ROOM, &error));
+  must(ls_sample_start(g->controller, 1000, to_ring, NULL, ROOM, &error));
   for (int round = 0; round < 2; round++) {
     uint64_t dropped = 0, before = get_gpr(g, LS_RAX);
     uint32_t count = 0;
-    run_limited(g, 1, (ls_limits){.limit_ms = 120});
+    run_limited(g, 1, (ls_limits){.limit_ms = 200});
     must(ls_sample_read(g->controller, samples, 2 * ROOM, &count, &dropped, &error));
     assert_int_equal(count, ROOM);
     assert_true(dropped > 1);

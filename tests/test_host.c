@@ -10,7 +10,7 @@
 #include "processes.h"
 #include "sanitizers.h"
 
-enum { FAULTING_RUNS = 100000, REFERENCE_RUNS = 5000, SLOT = 11, SIGNALS = 64, DESCRIPTORS = 256 };
+enum { FAULTING_RUNS = 20000, REFERENCE_RUNS = 1000, SLOT = 11, SIGNALS = 64, DESCRIPTORS = 256 };
 
 /* ---- All that a host can miss ------------------------------------------------------------------------- */
 

@@ -310,7 +310,7 @@ static void spoilt_bytes_are_left_alone_or_do_as_on_the_cpu(void **unused) {
   (void)unused;
   guest g = guest_open(0, NULL);
   unsigned changed = 0;
-  for (uint64_t seed = 0; seed < 12; seed++) {
+  for (uint64_t seed = 0; seed < 4; seed++) {
     load_graph(&g, seed);
     size_t count;
     const ls_range *map = ls_image_map(g.image, &count);
@@ -318,7 +318,7 @@ static void spoilt_bytes_are_left_alone_or_do_as_on_the_cpu(void **unused) {
       for (uint32_t at = 0; map[i].part != LS_PART_BODY && at < map[i].length; at++)
         changed += check_spoilt(&g, &map[i], at, draw_byte(g.image->now.bytes[map[i].offset + at]));
   }
-  assert_true(changed > 1000);
+  assert_true(changed > 300);
   guest_close(&g);
 }
 

@@ -221,7 +221,7 @@ static void ends_are_where_they_are_said_to_be(void **unused) {
 
 /* ---- The trace ---- */
 
-enum { STEPS_MAX = 1500, BYTES = SUBJECT_HEADER + 8 + 4 * 24, PROGRAMS = TSAN || ASAN ? 40 : 120 };
+enum { STEPS_MAX = 1500, BYTES = SUBJECT_HEADER + 8 + 4 * 24, PROGRAMS = TSAN || ASAN ? 20 : 40 };
 
 typedef struct whole_trace {
   const subject *s;
@@ -375,7 +375,7 @@ static void what_looks_at_its_code_stays_where_it_is(void **unused) {
 
 /* ---- The whole ---- */
 
-enum { ROUNDS = TSAN || ASAN ? 30 : 60 };
+enum { ROUNDS = 24 };
 
 /* Lies told about some of what a controller shows. */
 typedef struct lie {

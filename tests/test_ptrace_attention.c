@@ -47,7 +47,7 @@ static void test_endless(void **unused) {
   static ls_state s;
   for (unsigned seed = 0; seed < 8; seed++) {
     fill_seeded(&s, seed);
-    interrupt_counting(&s, 0, 100000, 300);
+    interrupt_counting(&s, 0, 100000, 40);
   }
 }
 
@@ -292,7 +292,7 @@ static void test_short_guests(void **unused) {
   (void)unused;
   for (unsigned i = 0; i < GUESTS; i++) {
     bool is_long = i >= 4;
-    unsigned interrupted = hammer(&guests[i], is_long ? 200 : 4000, is_long ? 20 : 0,
+    unsigned interrupted = hammer(&guests[i], is_long ? 50 : 1000, is_long ? 20 : 0,
                                   is_long            ? 50000
                                   : guests[i].homing ? 1000
                                                      : 25000);

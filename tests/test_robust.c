@@ -189,7 +189,7 @@ static void a_fault_of_the_guest_is_not_the_hosts(void **unused) {
   static const char *const faults[] = {"1 48ff03; 2 0f0b", "1 48ff03; 2 f4", "1 48ff03; 2 488b08",
                                        "1 48ff03; 2 cc", "1 48ff03; 2 ffe0 !"};
   guest *g = guest_open(NULL);
-  for (uint64_t i = 1; i <= 500; i++) {
+  for (uint64_t i = 1; i <= 150; i++) {
     load(g, faults[i % 5]);
     start(g, 1);
     look(g, NULL);
@@ -288,7 +288,7 @@ static void reload_at_an_inserted_jump_repeats_nothing(void **unused) {
   guest *g = guest_open(NULL);
   load(g, codes[0]);
   start(g, 1);
-  for (int i = 0; i < 5000; i++) {
+  for (int i = 0; i < 1000; i++) {
     ls_state s;
     load(g, codes[i % 2]);
     ls_position p = look(g, &s);
