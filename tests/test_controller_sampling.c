@@ -91,11 +91,14 @@ static void a_full_ring_drops_new_ones(void **unused) {
   for (int round = 0; round < 2; round++) {
     uint64_t dropped = 0, before = get_gpr(g, LS_RAX);
     uint32_t count = 0;
-    run_limited(g, 1, (ls_limits){.limit_ms = 200});
+    run_limited(g, 1, (ls_limits){.limit_ms = 200}); /* fills it */
+    uint64_t full = get_gpr(g, LS_RAX);
+    run_limited(g, 1, (ls_limits){.limit_ms = 50});
     must(ls_sample_read(g->controller, samples, 2 * ROOM, &count, &dropped, &error));
     assert_int_equal(count, ROOM);
     assert_true(dropped > 1);
     assert_true(samples[0].state.gpr[LS_RAX] >= before);
+    assert_true(samples[ROOM - 1].state.gpr[LS_RAX] <= full);
     must(ls_sample_read(g->controller, samples, 2 * ROOM, &count, &dropped, &error));
     assert_int_equal(count, 0);
     assert_int_equal(dropped, 0);
