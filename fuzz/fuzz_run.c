@@ -1,6 +1,8 @@
 /* The main fuzz target: a test case runs in both executors, which must agree. Engine-neutral: libFuzzer,
  * AFL++ and standalone.c call the same LLVMFuzzer functions. A difference is printed and aborts, so that the
- * engine keeps the input. LOCKSTEP_STATS=FILE keeps a running account (harness/stats.h). */
+ * engine keeps the input. LOCKSTEP_STATS=FILE keeps a running account (harness/feedback/stats.h),
+ * LOCKSTEP_KEEP=DIR each test case that is inconclusive or refused as DIR/REASON/NAME
+ * (harness/feedback/keep.h). */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +13,7 @@
 
 #include "engine.h"
 #include "feedback/behaviour.h"
+#include "feedback/keep.h"
 #include "feedback/stats.h"
 #include "forms/probe.h"
 #include "generate/generate.h"
@@ -39,6 +42,11 @@ static oracle *the_oracle;
 static generator *the_generator;
 static stats *account;
 
+/* The test case that was decoded or made last, and the hash of its bytes: an engine mutates what it has just
+ * run, and runs what it has just mutated. */
+static testcase current;
+static uint64_t current_hash;
+
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -62,6 +70,18 @@ static void count(void) {
   account->counts = *oracle_counts_of(the_oracle);
   if (account->programs % CLOCK_EVERY == 1)
     account->ended = now();
+}
+
+/* Once something could not be kept no more is tried: a full disk does not stop a fuzzer. */
+static void keep(const oracle_result *result) {
+  static bool failed;
+  if (failed || result->reason == REASON_NONE)
+    return;
+  const char *folder = keep_folder();
+  if (keep_open(folder, &current, result))
+    return;
+  failed = true;
+  fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", folder, strerror(errno));
 }
 
 static void see_form(form_id form, void *context) {
@@ -125,11 +145,6 @@ static generator *get_generator(void) {
 
 /* ---- One input ---- */
 
-/* The test case that was decoded or made last, and the hash of its bytes: an engine mutates what it has just
- * run, and runs what it has just mutated. */
-static testcase current;
-static uint64_t current_hash;
-
 /* Hashes of inputs that did not run to their end. Half of what an engine keeps does not, since faults are of
  * many kinds; what is made from them stops again, at the cost of two clean runs, before it gets anywhere. So
  * most of the time the last program that ran to its end takes their place. */
@@ -184,6 +199,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   load(data, size);
   judge(&result);
   count();
+  keep(&result);
   remember(&result);
   if (result.verdict == VERDICT_DIFFERENT)
     report_and_abort(data, size, &result);

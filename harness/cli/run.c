@@ -1,8 +1,10 @@
 /* lockstep run: replays entries in both executors. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
+#include "feedback/keep.h"
 #include "oracle/oracle.h"
 #include "oracle/report.h"
 
@@ -55,6 +57,7 @@ typedef struct tally {
   const run_options *options;
   oracle *o;
   size_t verdicts[VERDICTS], unreadable;
+  bool unkept;     /* something could not be kept (LOCKSTEP_KEEP) */
   size_t begun;    /* of the files; interrupted: as many as were done */
   json_t *entries; /* NULL without --json */
   json_t *errors;  /* of the files' list */
@@ -122,6 +125,17 @@ static void host_failed(tally *sum, const char *path, const ls_error *error) {
   sum->failed = cli_failed("this host cannot run guests", error);
 }
 
+/* Complains once: what comes next would most often meet the same. */
+static void keep(tally *sum, const testcase *test, const oracle_result *result) {
+  const char *folder = keep_folder();
+  if (sum->unkept || keep_open(folder, test, result))
+    return;
+  const char *why = strerror(errno);
+  sum->unkept = true;
+  json_array_append_new(sum->errors, json_trouble(folder, why));
+  cli_complain("%s: nothing more is kept there: %s", folder, why);
+}
+
 static void run_file(tally *sum, const char *path) {
   static testcase test;
   static oracle_result result;
@@ -137,6 +151,7 @@ static void run_file(tally *sum, const char *path) {
     return;
   }
   sum->verdicts[result.verdict]++;
+  keep(sum, &test, &result);
   if (sum->entries != NULL)
     entry_json(sum, path, &result);
   else
@@ -193,7 +208,7 @@ static int run_status(const tally *sum) {
     return sum->failed;
   if (cut_short(sum))
     return CLI_INTERRUPTED + interrupt_noted();
-  if (unusable(sum) > 0 || tally_count(sum) == 0)
+  if (unusable(sum) > 0 || sum->unkept || tally_count(sum) == 0)
     return CLI_BAD;
   return sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0 ? CLI_OPEN : CLI_OK;
 }
