@@ -1,13 +1,18 @@
 /* Random programs that other threads look at, pause, step, reload, sample and cancel while they run
  * (harness/inspect/inspect.h); harness/inspect/subject.h says how bytes become a program and a schedule. A
  * finding is printed and aborts. Threads make every run another one: LOCKSTEP_REPEAT=N runs each input N
- * times. What was done is printed at exit. */
+ * times. What was done is printed at exit; LOCKSTEP_KEEP=DIR keeps each input that was left out as
+ * DIR/REASON/HASH (harness/feedback/keep.h). */
+#include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "engine.h"
+#include "feedback/keep.h"
 #include "forms/probe.h"
 #include "generate/generate.h"
 #include "graph/make.h"
@@ -89,6 +94,20 @@ bool fuzz_target_compares(void) {
   return started_up();
 }
 
+/* Once something could not be kept no more is tried: a full disk does not stop a fuzzer. */
+static void keep(const uint8_t *data, size_t size) {
+  static bool failed;
+  const char *folder = keep_folder();
+  char name[17];
+  if (failed || !folder)
+    return;
+  snprintf(name, sizeof name, "%016" PRIx64, (uint64_t)XXH3_64bits(data, size));
+  if (keep_bytes(folder, oracle_reason_name(inspector_reason(the_inspector)), name, data, size))
+    return;
+  failed = true;
+  fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", folder, strerror(errno));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   if (!started_up())
     return 0;
@@ -102,6 +121,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       inspector_report(stderr, the_inspector);
       abort();
     }
+    if (what == INSPECT_LEFT_OUT)
+      keep(data, size);
     if (what == INSPECT_SAME)
       inspector_note(the_inspector, counters, COUNTERS);
   }

@@ -282,6 +282,7 @@ ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_
     status = confirm(i, &reason, error);
   if (status)
     return status;
+  i->reason = reason;
   i->counts.left_out[reason]++;
   i->verdict = reason ? INSPECT_LEFT_OUT : i->trouble ? INSPECT_DIFFERENT : INSPECT_SAME;
   *what = i->verdict;
@@ -290,6 +291,10 @@ ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_
 
 const char *inspector_trouble(const inspector *i) {
   return i->trouble;
+}
+
+oracle_reason inspector_reason(const inspector *i) {
+  return i->reason;
 }
 
 /* ---- What it did ---- */

@@ -42,6 +42,9 @@ ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_
 /* What was wrong with the last run; NULL: nothing. */
 const char *inspector_trouble(const inspector *i);
 
+/* Why the last run was left out, or REASON_NONE. */
+oracle_reason inspector_reason(const inspector *i);
+
 /* All about it. */
 void inspector_report(FILE *to, inspector *i);
 

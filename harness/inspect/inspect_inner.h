@@ -21,6 +21,7 @@ struct inspector {
   const char *trouble; /* what is wrong, or NULL */
   const look *at;      /* what was seen then, or NULL */
   inspect_verdict verdict;
+  oracle_reason reason;
   inspect_counts counts;
 };
 
