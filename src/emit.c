@@ -50,7 +50,7 @@ static uint64_t cell(const writer *w, size_t offset) {
 }
 
 static uint32_t offset_of(const writer *w, uint32_t instruction) {
-  return w->code->items[w->code->body[instruction]].offset;
+  return w->code->items[first_item(w->code, instruction)].offset;
 }
 
 /* mov qword [rip+exit], index; jmp [rip+slot] */
@@ -65,7 +65,7 @@ static void emit_exit(writer *w, uint32_t instruction, ls_part part, ls_stop_kin
   put_relative(w, code->base + code->size - SLOT_SIZE, 0);
 }
 
-/* Counts one unit of fuel and goes to `target`, or leaves the program when there is none:
+/* Counts one unit of fuel and goes to offset `target`, or leaves the program when there is none:
  *     mov [save], rcx;  mov rcx, [fuel];  jrcxz empty;  lea rcx, [rcx-1];  mov [fuel], rcx
  *     mov rcx, [save];  jmp target
  *   empty:
@@ -78,7 +78,7 @@ static void emit_fuel(writer *w, uint32_t instruction, ls_part part, uint32_t ta
   put(w, "\x48\x8d\x49\xff", 4);
   put_rip(w, "\x48\x89\x0d", fuel);
   put_rip(w, "\x48\x8b\x0d", save);
-  put_jump(w, offset_of(w, target));
+  put_jump(w, target);
   put_rip(w, "\x48\x8b\x0d", save);
   emit_exit(w, instruction, part, LS_STOP_FUEL);
 }
@@ -132,18 +132,26 @@ static ls_status emit_body(writer *w, const item *it, ls_error *error) {
 static void emit_next_jump(writer *w, uint32_t instruction) {
   uint32_t next = w->program->instructions[instruction].next;
   if ((w->program->flags & LS_PROGRAM_FUEL) && goes_back(w->code, instruction, next))
-    emit_fuel(w, instruction, LS_PART_NEXT, next);
+    emit_fuel(w, instruction, LS_PART_NEXT, offset_of(w, next));
   else
     put_jump(w, offset_of(w, next));
 }
 
+static ls_part part_of(const item *it) {
+  if (it->kind == ITEM_COUNTER)
+    return LS_PART_BEFORE;
+  return it->kind == ITEM_NEXT_JUMP || it->kind == ITEM_NEXT_EXIT ? LS_PART_NEXT : LS_PART_JUMP;
+}
+
 static void emit_inserted(writer *w, const item *it) {
   uint32_t from = w->at;
-  ls_part part = it->kind == ITEM_NEXT_JUMP || it->kind == ITEM_NEXT_EXIT ? LS_PART_NEXT : LS_PART_JUMP;
+  ls_part part = part_of(it);
   if (it->kind == ITEM_NEXT_JUMP)
     emit_next_jump(w, it->instruction);
   else if (it->kind == ITEM_JUMP_FUEL)
-    emit_fuel(w, it->instruction, part, w->program->instructions[it->instruction].jump);
+    emit_fuel(w, it->instruction, part, offset_of(w, w->program->instructions[it->instruction].jump));
+  else if (it->kind == ITEM_COUNTER)
+    emit_fuel(w, it->instruction, part, from + FUEL_SIZE);
   else
     emit_exit(w, it->instruction, part, LS_STOP_EXIT);
   add_range(w, from, it->instruction, part);

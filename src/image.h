@@ -8,6 +8,7 @@
 
 /* The pieces of an image, in the order in which they lie in memory. */
 typedef enum item_kind {
+  ITEM_COUNTER,   /* before the body of an indirect branch: it costs fuel */
   ITEM_BODY,      /* the instruction; behind it the island of a branch that does not reach */
   ITEM_NEXT_JUMP, /* follows `next` to where it already lies */
   ITEM_NEXT_EXIT, /* `next` leaves the program */
@@ -70,6 +71,12 @@ enum {
   SLOT_SIZE = 8,
   IMAGE_SIZE_MAX = LS_PROGRAM_MAX * (LS_INSTRUCTION_MAX + ISLAND_SIZE + 2 * FUEL_SIZE) + 2 * SLOT_SIZE
 };
+
+/* The item that links to an instruction lead to: its body, or the counter before that. */
+static inline uint32_t first_item(const code_layout *code, uint32_t instruction) {
+  uint32_t body = code->body[instruction];
+  return body && code->items[body - 1].kind == ITEM_COUNTER ? body - 1 : body;
+}
 
 /* Does the link from an instruction to `target` go to a lower or the same address? */
 static inline int goes_back(const code_layout *code, uint32_t from, uint32_t target) {

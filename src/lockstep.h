@@ -216,13 +216,16 @@ typedef struct ls_program {
 
 enum {
   LS_PROGRAM_MAX = 65536,
-  LS_PROGRAM_FUEL = 1 /* every link to an instruction at a lower or the same address costs a unit of fuel */
+  /* Every link to an instruction at a lower or the same address costs a unit of fuel, and so does every
+   * indirect branch (JMP and CALL through a register or memory, RET, IRET) before it is executed. */
+  LS_PROGRAM_FUEL = 1
 };
 
 typedef enum ls_part {
-  LS_PART_BODY, /* the instruction itself */
-  LS_PART_NEXT, /* what was inserted to follow its next link: a jump, or an exit point */
-  LS_PART_JUMP  /* the same for its jump link */
+  LS_PART_BODY,  /* the instruction itself */
+  LS_PART_NEXT,  /* what was inserted to follow its next link: a jump, or an exit point */
+  LS_PART_JUMP,  /* the same for its jump link */
+  LS_PART_BEFORE /* what was inserted before it: the fuel counter of an indirect branch */
 } ls_part;
 
 /* One range of a code image. Ranges are sorted, do not overlap, and cover the image but for the slot
@@ -252,7 +255,8 @@ ls_status ls_image_build(ls_image *image, const ls_program *program, const struc
  * build or destroy. */
 const uint8_t *ls_image_bytes(const ls_image *image, size_t *size);
 
-/* The guest address of instruction `index`, or 0 if there is none of that index. */
+/* The guest address of instruction `index` itself, behind what was inserted before it, or 0 if there is none
+ * of that index. */
 uint64_t ls_image_address(const ls_image *image, uint32_t index);
 
 /* The range that holds guest address `address` (binary search), or NULL. Valid until the next build. */
@@ -404,7 +408,7 @@ typedef enum ls_stop_kind {
   LS_STOP_EXIT,      /* left the program over a link */
   LS_STOP_FAULT,     /* a fault or trap; signal, code, address */
   LS_STOP_SYSCALL,   /* was about to make a system call (or vsyscall), which was not made; number */
-  LS_STOP_FUEL,      /* out of fuel, on the link `instruction`, `part` */
+  LS_STOP_FUEL,      /* out of fuel, on the link `instruction`, `part`, or before an indirect branch */
   LS_STOP_STEPS,     /* executed as many instructions as were asked for */
   LS_STOP_TIMEOUT,   /* used up its CPU time */
   LS_STOP_CANCELLED, /* (controller) ls_cancel */

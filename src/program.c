@@ -12,6 +12,7 @@
 
 #include "error.h"
 #include "image.h"
+#include "indirect.h"
 
 /* ---- Is the program possible? ---- */
 
@@ -73,8 +74,8 @@ static ls_status check_program(const ls_program *program, ls_error *error) {
     (array) = bigger;                                                                                        \
   } while (0)
 
-/* Each instruction has at most a body, an item for next and one for jump; each of those is one or two ranges
- * and at most one exit point. */
+/* Each instruction has at most a body, an item for next and one for jump or before the body; each of those is
+ * one or two ranges and at most one exit point. */
 static int make_room(code_layout *code, uint32_t count) {
   if (count <= code->count_room)
     return 1;
@@ -99,6 +100,8 @@ static uint32_t add_item(code_layout *code, uint32_t instruction, item_kind kind
 static void lay_chain(code_layout *code, const ls_program *program, uint32_t start) {
   for (uint32_t i = start;;) {
     const ls_instruction *in = &program->instructions[i];
+    if ((program->flags & LS_PROGRAM_FUEL) && is_indirect_branch(in))
+      add_item(code, i, ITEM_COUNTER);
     code->body[i] = add_item(code, i, ITEM_BODY);
     if (in->flags & LS_NEVER_FALLS_THROUGH)
       return;
@@ -141,6 +144,7 @@ static uint32_t item_size(const code_layout *code, const ls_program *program, co
   case ITEM_JUMP_EXIT:
     return EXIT_SIZE;
   case ITEM_JUMP_FUEL:
+  case ITEM_COUNTER:
     return FUEL_SIZE;
   }
   return 0;
@@ -170,7 +174,7 @@ static void take_islands(code_layout *code, const ls_program *program) {
     const ls_instruction *in = &program->instructions[i];
     if (!has_short_field(in))
       continue;
-    uint32_t to = code->stub[i] != LS_NONE ? code->stub[i] : code->body[in->jump];
+    uint32_t to = code->stub[i] != LS_NONE ? code->stub[i] : first_item(code, in->jump);
     int64_t distance = (int64_t)code->items[to].offset - code->items[code->body[i]].offset - in->length;
     if (distance >= INT8_MIN && distance <= INT8_MAX)
       code->items[code->body[i]].island = 0;

@@ -28,6 +28,8 @@ static const struct path {
      .kind = LS_STOP_FUEL, .last = 2, .part = LS_PART_JUMP},
     {"fuel on next", "2 90 =1; 1 90 =2", .flags = LS_PROGRAM_FUEL, .ids = {1, 2, 1, 2, 1, 2, 1},
      .kind = LS_STOP_FUEL, .last = 1, .part = LS_PART_NEXT},
+    {"fuel of an indirect branch", "1 e800000000 >>2; 2 90; 3 ff2424 !", .flags = LS_PROGRAM_FUEL,
+     .ids = {1, 2, 3, 2, 3, 2, 3, 2}, .kind = LS_STOP_FUEL, .last = 3, .part = LS_PART_BEFORE},
     {"out by a jump", "1 90; 2 eb00 >-!", .ids = {1, 2}, .last = 2, .part = LS_PART_JUMP},
     {"a string instruction is one", "1 b964000000; 2 f3aa; 3 b900000000; 4 f3aa; 5 0f0b",
      .ids = {1, 2, 3, 4, 5}, .kind = LS_STOP_FAULT, .last = 5},

@@ -4,14 +4,16 @@
 
 #include <stdlib.h>
 
+#include "forms/forms.h"
 #include "graph/check.h"
 #include "graph/make.h"
+#include "indirect.h"
 
 enum { NO_FUEL = 0, FUEL = LS_PROGRAM_FUEL };
 
 /* ---- A program with one of everything ---- */
 
-enum { LOAD, FAR_LOOP, BACK, OUT, OUT_TOO, PAD, PAD_LAST = PAD + 7, ENDS, JOIN, COUNT };
+enum { LOAD, FAR_LOOP, BACK, OUT, OUT_TOO, PAD, PAD_LAST = PAD + 7, ENDS, JOIN, INDIRECT, SKIP, COUNT };
 
 static ls_instruction plain(uint32_t next, uint8_t length, const char *bytes) {
   ls_instruction in = {.next = next, .jump = LS_NONE, .length = length};
@@ -39,6 +41,8 @@ static const ls_instruction *sample(void) {
     in[i] = plain(i + 1, 15, "\x66\x66\x66\x66\x66\x66\x66\x0f\x1f\x84\0\0\0\0");
   in[ENDS] = plain(LS_NONE, 3, "\x48\xff\xc0");
   in[JOIN] = plain(PAD, 1, "\x90");
+  in[SKIP] = with_field(plain(LS_NONE, 5, "\xe9\0\0\0"), INDIRECT, LS_FIELD_BRANCH, 4);
+  in[INDIRECT] = plain(LS_NONE, 3, "\xff\x24\x24"); /* jmp [rsp] */
   return in;
 }
 
@@ -158,6 +162,26 @@ static void memory_of_the_guest_written(const broken *b) {
   redirect(b, bytes_of(b, BACK, LS_PART_JUMP) + 3, 0x10000); /* mov [save], rcx */
 }
 
+static void indirect_counter_passed_by(const broken *b) {
+  redirect(b, bytes_of(b, SKIP, LS_PART_JUMP) + 35, range_of(b, INDIRECT, LS_PART_BODY)->offset);
+}
+
+static void indirect_counter_leads_elsewhere(const broken *b) {
+  redirect(b, bytes_of(b, INDIRECT, LS_PART_BEFORE) + 35, range_of(b, SKIP, LS_PART_BODY)->offset);
+}
+
+static void two_units_for_an_indirect_branch(const broken *b) {
+  replace(b, INDIRECT, LS_PART_BEFORE, "\x48\x8d\x49\xff", "\x48\x8d\x49\xfe", 4);
+}
+
+static void no_indirect_counter(const broken *b) {
+  range_of(b, INDIRECT, LS_PART_BEFORE)->part = LS_PART_JUMP;
+}
+
+static void counter_before_another(const broken *b) {
+  range_of(b, JOIN, LS_PART_NEXT)->part = LS_PART_BEFORE;
+}
+
 static void body_changed(const broken *b) {
   bytes_of(b, ENDS, LS_PART_BODY)[2] ^= 1;
 }
@@ -268,7 +292,7 @@ static void every_byte_counts(void **unused) {
   }
   free(bytes);
   ls_image_destroy(image);
-  assert_int_equal(unseen, 6 * 4); /* numbers of exit points: any that are not used twice will do */
+  assert_int_equal(unseen, 10 * 4); /* numbers of exit points: any that are not used twice will do */
 }
 
 /* ---- Random graphs ---- */
@@ -337,6 +361,68 @@ static void impossible_graphs_are_refused(void **unused) {
   ls_image_destroy(image);
 }
 
+/* ---- What is an indirect branch? ---- */
+
+static bool decodes_as_indirect(const ZydisDecodedInstruction *d) {
+  switch (d->mnemonic) {
+  case ZYDIS_MNEMONIC_CALL:
+  case ZYDIS_MNEMONIC_JMP:
+    return !d->raw.imm[0].is_relative;
+  case ZYDIS_MNEMONIC_RET:
+  case ZYDIS_MNEMONIC_IRET:
+  case ZYDIS_MNEMONIC_IRETD:
+  case ZYDIS_MNEMONIC_IRETQ:
+    return true;
+  default:
+    return false;
+  }
+}
+
+/* Counts what is one in *seen. */
+static void check_indirect(const uint8_t *bytes, uint8_t size, unsigned *seen) {
+  ZydisDecodedInstruction d;
+  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+  ls_instruction in = {.next = LS_NONE, .jump = LS_NONE};
+  if (!harness_decode(bytes, size, &d, operands))
+    return;
+  in.length = d.length;
+  memcpy(in.bytes, bytes, d.length);
+  bool indirect = decodes_as_indirect(&d);
+  if (is_indirect_branch(&in) != indirect)
+    fail_msg("%s, of %u bytes from %02x %02x %02x: expected %d", ZydisMnemonicGetString(d.mnemonic), d.length,
+             bytes[0], bytes[1], bytes[2], indirect);
+  *seen += indirect;
+  in.length--; /* half of one, which is nothing of the kind */
+  if (in.length && is_indirect_branch(&in))
+    fail_msg("%s: without its last byte", ZydisMnemonicGetString(d.mnemonic));
+}
+
+static void indirect_branches_are_known_by_their_bytes(void **unused) {
+  (void)unused;
+  static const uint8_t opcodes[] = {0xc2, 0xc3, 0xca, 0xcb, 0xcf, 0xff, 0xe8, 0xe9, 0xeb, 0x75, 0x0f, 0xfe};
+  static const uint8_t prefixes[] = {0x66, 0x67, 0x2e, 0x3e, 0x26, 0x36, 0x64,
+                                     0x65, 0xf2, 0xf3, 0xf0, 0x41, 0x48};
+  unsigned seen = 0;
+  rng r = {4};
+  for (form_id form = 0; form < forms_count(); form++) {
+    uint8_t length;
+    const uint8_t *bytes = form_bytes(form, &length);
+    check_indirect(bytes, length, &seen);
+  }
+  assert_true(seen >= 10);
+  for (int n = 0; n < 300000; n++) {
+    uint8_t bytes[LS_INSTRUCTION_MAX];
+    uint32_t at = 0, before = rng_below(&r, 4);
+    for (unsigned i = 0; i < sizeof bytes; i++)
+      bytes[i] = (uint8_t)rng_next(&r);
+    while (at < before)
+      bytes[at++] = prefixes[rng_below(&r, sizeof prefixes)];
+    bytes[at] = opcodes[rng_below(&r, sizeof opcodes)];
+    check_indirect(bytes, sizeof bytes, &seen);
+  }
+  assert_true(seen > 50000);
+}
+
 /* ---- The largest program ---- */
 
 /* Every link goes somewhere at random, a third of them to what follows. */
@@ -379,9 +465,12 @@ static void the_largest_program_is_right(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(broken_images_are_seen),           cmocka_unit_test(every_byte_counts),
-      cmocka_unit_test(random_graphs_are_laid_out_right), cmocka_unit_test(impossible_graphs_are_refused),
+      cmocka_unit_test(broken_images_are_seen),
+      cmocka_unit_test(every_byte_counts),
+      cmocka_unit_test(random_graphs_are_laid_out_right),
+      cmocka_unit_test(impossible_graphs_are_refused),
       cmocka_unit_test(the_largest_program_is_right),
+      cmocka_unit_test(indirect_branches_are_known_by_their_bytes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

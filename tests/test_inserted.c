@@ -5,7 +5,7 @@
 #include "controller/inserted.h"
 #include "image.h"
 
-enum { SEEDS = 80, COUNT_MAX = 150, CONTROL_WINDOW = 4, WAY_MAX = 8 };
+enum { SEEDS = 80, COUNT_MAX = 150, CONTROL_WINDOW = 4, WAY_MAX = 15 };
 
 /* ---- Random numbers ---- */
 
@@ -48,6 +48,8 @@ static const sort sorts[] = {
     {2, "\xeb\0", 1, 0},           /* jmp, of which this is not known */
     {2, "\xeb\0", 1, LS_NEVER_FALLS_THROUGH},
     {5, "\xe9\0\0\0\0", 4, LS_NEVER_FALLS_THROUGH},
+    {1, "\xc3", 0, LS_NEVER_FALLS_THROUGH},     /* ret, */
+    {3, "\xff\x24\x24", 0, 0},                  /* and jmp [rsp], of which this is not known */
     {2, "\x0f\x0b", 0, LS_NEVER_FALLS_THROUGH}, /* ud2 */
 };
 
@@ -173,7 +175,7 @@ static void same_situation(uint64_t from, const situation *expected, const situa
 
 typedef struct tally {
   unsigned bodies, left, changed_midway, longest;
-  unsigned lengths[FUEL_SIZE + 1][LS_PART_JUMP + 1]; /* by range */
+  unsigned lengths[FUEL_SIZE + 1][LS_PART_BEFORE + 1]; /* by range */
 } tally;
 
 static void saw_all(const tally *s) {
@@ -181,6 +183,7 @@ static void saw_all(const tally *s) {
   for (size_t i = 0; i < sizeof both / sizeof *both; i++)
     for (int part = LS_PART_NEXT; part <= LS_PART_JUMP; part++)
       assert_true(s->lengths[both[i]][part] > 20);
+  assert_true(s->lengths[FUEL_SIZE][LS_PART_BEFORE] > 20);
   assert_true(s->lengths[JUMP_SIZE][LS_PART_NEXT] > 20 && s->lengths[ISLAND_SIZE][LS_PART_JUMP] > 20);
   assert_true(s->bodies > 100 && s->left > 100 && s->changed_midway > 0);
   assert_int_equal(s->longest, WAY_MAX);

@@ -401,7 +401,34 @@ static void branches_leave_over_their_jump(void **unused) {
 static void calls_return(void **unused) {
   (void)unused;
   const ls_instruction in[] = {call(1, 2), inc_rax(LS_NONE), inc_rax(3), inc_rax(4), ret()};
-  check_run(in, 5, 0, 0, 0, (expected){LS_STOP_EXIT, 1, LS_PART_NEXT, 3});
+  check_run(in, 5, 0, 0, 1, (expected){LS_STOP_EXIT, 1, LS_PART_NEXT, 3});
+  check_run(in, 5, 0, 0, 0, (expected){LS_STOP_FUEL, 4, LS_PART_BEFORE, 2});
+}
+
+static ls_instruction endless(uint32_t length, const char *bytes) {
+  ls_instruction in = code(LS_NONE, length, bytes);
+  in.flags = LS_NEVER_FALLS_THROUGH;
+  return in;
+}
+
+/* Without a link that goes back, but for the one from the pop. */
+static void indirect_branches_take_fuel(void **unused) {
+  (void)unused;
+  const ls_instruction jumps[] = {call(1, 1), inc_rax(2), endless(3, "\xff\x24\x24")};
+  check_run(jumps, 3, 0, 0, 41, (expected){LS_STOP_FUEL, 2, LS_PART_BEFORE, 42});
+  const ls_instruction calls[] = {call(2, 1), code(2, 1, "\x59"), inc_rax(3), code(LS_NONE, 2, "\xff\xd1")};
+  check_run(calls, 4, 0, 0, 42, (expected){LS_STOP_FUEL, 3, LS_PART_BEFORE, 42});
+  const ls_instruction returns[] = {call(1, 1), code(2, 5, "\x48\x83\x04\x24\0"), inc_rax(3),
+                                    code(4, 3, "\xff\x34\x24"), ret()};
+  check_run(returns, 5, 0, 0, 41, (expected){LS_STOP_FUEL, 4, LS_PART_BEFORE, 42});
+}
+
+/* What follows a call, and what a short branch goes to, is the counter. */
+static void counters_stand_in_the_way(void **unused) {
+  (void)unused;
+  const ls_instruction in[] = {inc_rax(1), call(2, 3), ret(), inc_rax(4), jnz(5, 2), inc_rax(2)};
+  check_run(in, 6, 0, 0, 0, (expected){LS_STOP_FUEL, 4, LS_PART_JUMP, 2});
+  check_run(in, 6, 0, 0, 1, (expected){LS_STOP_FUEL, 2, LS_PART_BEFORE, 2});
 }
 
 /* `loop` and jrcxz have 8-bit fields only, and here 600 bytes to cross, both ways. */
@@ -469,6 +496,8 @@ int main(void) {
       cmocka_unit_test(a_jump_to_itself_takes_fuel),
       cmocka_unit_test(branches_leave_over_their_jump),
       cmocka_unit_test(calls_return),
+      cmocka_unit_test(indirect_branches_take_fuel),
+      cmocka_unit_test(counters_stand_in_the_way),
       cmocka_unit_test(short_branches_get_islands),
       cmocka_unit_test(fuel_disturbs_nothing),
   };

@@ -66,10 +66,10 @@ static json_t *json_index(uint32_t index) {
 }
 
 json_t *json_stop(const ls_stop *stop) {
-  static const char *const parts[] = {"body", "next", "jump"};
+  static const char *const parts[] = {"body", "next", "jump", "before"};
   json_t *value =
       json_pack("{ss so ss}", "kind", ls_stop_kind_name(stop->kind), "instruction",
-                json_index(stop->instruction), "part", parts[stop->part <= LS_PART_JUMP ? stop->part : 0]);
+                json_index(stop->instruction), "part", parts[stop->part <= LS_PART_BEFORE ? stop->part : 0]);
   if (stop->kind == LS_STOP_FAULT) {
     json_object_set_new(value, "signal", json_integer(stop->signal));
     json_object_set_new(value, "code", json_integer(stop->code));

@@ -104,7 +104,7 @@ static json_t *link_json(uint32_t target) {
 
 static json_t *line_json(const testcase *test, const ls_range *range, uint64_t address, const uint8_t *bytes,
                          unsigned length, const char *text) {
-  static const char *const parts[] = {"body", "next", "jump"};
+  static const char *const parts[] = {"body", "next", "jump", "before"};
   const ls_instruction *instruction = &test->instructions[range->instruction];
   json_t *value =
       json_pack("{so so ss si ss}", "address", json_hex(address), "bytes", hex_bytes(bytes, length), "text",

@@ -14,7 +14,8 @@ typedef struct checker {
   const graph_view *view;
   walk_code code;
   uint64_t base;
-  uint32_t *body;  /* per byte of code: the instruction whose body it belongs to, or LS_NONE */
+  uint32_t *body;  /* per byte of code: the instruction whose body, or counter before it, this is; LS_NONE */
+  uint32_t *start; /* per instruction: where links to it lead, an offset */
   uint32_t *range; /* per byte of code: its range in the map */
   uint8_t *walked; /* per byte of code: 1 if an instruction of a walk, or of the program, is there */
   uint64_t *exits; /* numbers that exit points leave */
@@ -65,7 +66,7 @@ static bool check_ranges(checker *c) {
     const ls_range *r = &v->map[i];
     if (r->offset != at || r->length == 0 || r->length > v->size - at)
       return complain_at(c, c->base + at, "the map has a gap, an overlap or an empty range");
-    if (r->instruction >= v->program->count || (unsigned)r->part > LS_PART_JUMP)
+    if (r->instruction >= v->program->count || (unsigned)r->part > LS_PART_BEFORE)
       return complain_at(c, c->base + at, "the map names an instruction or part that does not exist");
     at += r->length;
   }
@@ -94,7 +95,8 @@ static bool make_tables(checker *c) {
   c->range = malloc(c->code.end * sizeof *c->range);
   c->walked = calloc(c->code.end, 1);
   c->exits = malloc(2 * (size_t)c->view->program->count * sizeof *c->exits);
-  if (!c->body || !c->range || !c->walked || !c->exits)
+  c->start = malloc(c->view->program->count * sizeof *c->start);
+  if (!c->body || !c->start || !c->range || !c->walked || !c->exits)
     return complain_at(c, 0, "no memory to check with");
   memset(c->body, 0xff, c->code.end * sizeof *c->body); /* LS_NONE */
   for (uint32_t i = 0; i < c->view->range_count; i++)
@@ -119,6 +121,27 @@ static bool place_body(checker *c, uint32_t i) {
       return complain(c, i, "it overlaps another");
     c->body[offset + j] = i;
     c->walked[offset + j] = 1;
+  }
+  return true;
+}
+
+/* A counter before an instruction is where links to it lead: a walk ends there, and another begins. */
+static void own_counter(checker *c, const ls_range *r, uint32_t owner) {
+  for (uint32_t j = 0; j < r->length; j++)
+    c->body[r->offset + j] = owner;
+}
+
+static bool place_starts(checker *c) {
+  for (uint32_t i = 0; i < c->view->program->count; i++)
+    c->start[i] = (uint32_t)(address_of(c, i) - c->base);
+  for (size_t n = 0; n < c->view->range_count; n++) {
+    const ls_range *r = &c->view->map[n];
+    if (r->part != LS_PART_BEFORE)
+      continue;
+    if (c->start[r->instruction] != address_of(c, r->instruction) - c->base)
+      return complain(c, r->instruction, "it has two counters before it");
+    c->start[r->instruction] = r->offset;
+    own_counter(c, r, r->instruction);
   }
   return true;
 }
@@ -195,9 +218,14 @@ static bool cells_unchanged(const checker *c, const walk_state *s, int except) {
   return true;
 }
 
+/* Where a link should arrive: the counter before an instruction leads to the instruction itself. */
+static uint64_t target_of(const graph_link *l) {
+  return l->part == LS_PART_BEFORE ? address_of(l->c, l->to) : l->c->base + l->c->start[l->to];
+}
+
 static bool check_arrival(const graph_link *l, const walk_state *s) {
   checker *c = l->c;
-  if (s->address != address_of(c, l->to))
+  if (s->address != target_of(l))
     return complain(c, l->from, "a link reaches another place than the body it should");
   if (!s->tested)
     return cells_unchanged(c, s, -1) || complain(c, l->from, "a link changes a control cell");
@@ -231,11 +259,19 @@ static bool check_end(const graph_link *l, const walk_state *s, bool leaves) {
 static bool check_fuel(const graph_link *l, const walk_result *r) {
   checker *c = l->c;
   if (r->count != 2 || !r->paths[0].tested)
-    return complain(c, l->from, "a link to the same or a lower address costs no fuel");
+    return complain(c, l->from, "a link that should cost fuel does not");
   if (c->fuel_cell >= 0 && c->fuel_cell != (int)r->paths[0].tested_cell)
     return complain(c, l->from, "fuel is taken from two cells");
   c->fuel_cell = (int)r->paths[0].tested_cell;
   return check_end(l, &r->paths[0], r->paths[0].zero) && check_end(l, &r->paths[1], r->paths[1].zero);
+}
+
+/* A link to the same or a lower address, or the way to an indirect branch. */
+static bool costs_fuel(const graph_link *l) {
+  const checker *c = l->c;
+  if (!(c->view->program->flags & LS_PROGRAM_FUEL) || l->to == LS_NONE)
+    return false;
+  return l->part == LS_PART_BEFORE || address_of(c, l->to) <= address_of(c, l->from);
 }
 
 static bool check_link(const graph_link *l, uint64_t address) {
@@ -243,13 +279,45 @@ static bool check_link(const graph_link *l, uint64_t address) {
   walk_result r;
   if (!walk(&c->code, address, visit, (void *)l, &r))
     return complain_at(c, r.address, r.trouble ? r.trouble : "inserted code cannot be followed");
-  bool costs = (c->view->program->flags & LS_PROGRAM_FUEL) && l->to != LS_NONE &&
-               address_of(c, l->to) <= address_of(c, l->from);
-  if (costs)
+  if (costs_fuel(l))
     return check_fuel(l, &r);
   if (r.count != 1 || r.paths[0].tested)
     return complain(c, l->from, "a link costs fuel that should not");
   return check_end(l, &r.paths[0], l->to == LS_NONE);
+}
+
+/* Does it go to where its bytes do not say? */
+static bool is_indirect(const ls_instruction *in) {
+  ZydisDecodedInstruction d;
+  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+  if (!harness_decode(in->bytes, in->length, &d, operands) || d.length != in->length)
+    return false;
+  switch (d.mnemonic) {
+  case ZYDIS_MNEMONIC_CALL:
+  case ZYDIS_MNEMONIC_JMP:
+    return !d.raw.imm[0].is_relative;
+  case ZYDIS_MNEMONIC_RET:
+  case ZYDIS_MNEMONIC_IRET:
+  case ZYDIS_MNEMONIC_IRETD:
+  case ZYDIS_MNEMONIC_IRETQ:
+    return true;
+  default:
+    return false;
+  }
+}
+
+/* What lies before it: a counter, or nothing. */
+static bool check_before(checker *c, uint32_t i) {
+  const ls_range *r = &c->view->map[c->range[c->start[i]]];
+  bool counts = r->part == LS_PART_BEFORE;
+  if (counts != ((c->view->program->flags & LS_PROGRAM_FUEL) && is_indirect(instruction_of(c, i))))
+    return complain(c, i, counts ? "a counter before it has no business there" : "no counter is before it");
+  if (!counts)
+    return true;
+  own_counter(c, r, LS_NONE);
+  bool right = check_link(&(graph_link){c, i, i, LS_PART_BEFORE}, c->base + r->offset);
+  own_counter(c, r, i);
+  return right;
 }
 
 static bool check_instruction(checker *c, uint32_t i) {
@@ -262,6 +330,8 @@ static bool check_instruction(checker *c, uint32_t i) {
     return complain(c, i, "it does not decode to one instruction with that field");
   if (in->field == LS_FIELD_DATA && target != in->data)
     return complain(c, i, "its data field leads to another address");
+  if (!check_before(c, i))
+    return false;
   if (in->field == LS_FIELD_BRANCH && !check_link(&(graph_link){c, i, in->jump, LS_PART_JUMP}, target))
     return false;
   return in->flags & LS_NEVER_FALLS_THROUGH ||
@@ -303,6 +373,8 @@ static bool check_all(checker *c) {
   for (uint32_t i = 0; i < c->view->program->count; i++)
     if (!place_body(c, i))
       return false;
+  if (!place_starts(c))
+    return false;
   for (uint32_t i = 0; i < c->view->program->count; i++)
     if (!check_instruction(c, i))
       return false;
@@ -321,6 +393,7 @@ bool graph_check(const graph_view *view, char *why, size_t why_size) {
   c.code = (walk_code){.layout = view->layout, .bytes = view->bytes, .size = view->size};
   bool right = check_all(&c);
   free(c.body);
+  free(c.start);
   free(c.range);
   free(c.walked);
   free(c.exits);

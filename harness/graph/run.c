@@ -23,6 +23,8 @@ static uint64_t behind_call(const graph_version *v, uint32_t call) {
 
 static uint64_t portable(const graph_version *v, uint64_t address) {
   const ls_range *at = ls_image_find(v->image, address), *before = ls_image_find(v->image, address - 1);
+  if (at && at->part == LS_PART_BEFORE && at != before) /* where links lead */
+    return word(id_of(v, at->instruction), LS_PART_BODY, 0);
   if (at && at->part == LS_PART_BODY)
     return word(id_of(v, at->instruction), LS_PART_BODY,
                 address - ls_image_address(v->image, at->instruction));
@@ -106,6 +108,8 @@ const char *graph_ending_trouble(const graph *g, const graph_ending *e) {
       return "it left where no link leaves the program";
     return NULL;
   case LS_STOP_FUEL:
+    if (e->part == LS_PART_BEFORE)
+      return NULL;
     if (e->id == LS_NONE || e->part == LS_PART_BODY || link_at(g, e) == LS_NONE)
       return "it ran out of fuel where no link is followed";
     return NULL;

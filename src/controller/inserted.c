@@ -8,8 +8,9 @@
 #include "../flags.h"
 #include "../image.h"
 
-/* The longest way through: the short jump of an island, and the counter of fuel behind it with fuel left. */
-enum { WAY_MAX = 1 + 7 };
+/* The longest way through: the short jump of an island, and behind it two counters with fuel left, of a link
+ * and of the indirect branch to which that leads. */
+enum { WAY_MAX = 1 + 7 + 7 };
 
 typedef struct guest {
   const code_layout *code;
