@@ -1,5 +1,6 @@
 #include "error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -37,4 +38,10 @@ ls_status error_set(ls_error *error, ls_status status, int sys_errno, uint32_t i
   vsnprintf(error->text, sizeof error->text, format, arguments);
   va_end(arguments);
   return status;
+}
+
+const char *error_advice(int sys_errno) {
+  if (sys_errno != EPERM && sys_errno != EACCES && sys_errno != ENOSYS)
+    return "";
+  return " (does a seccomp filter refuse it? allow it there)";
 }

@@ -9,4 +9,8 @@
 ls_status error_set(ls_error *error, ls_status status, int sys_errno, uint32_t index, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 
+/* What to do about a system call that failed with `sys_errno`, to be put behind what says so: about one that
+ * a seccomp filter may have refused, as containers have them; else nothing, "". */
+const char *error_advice(int sys_errno);
+
 #endif

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -109,9 +110,24 @@ BARE static void child_main(const child_setup *setup) {
   __builtin_unreachable();
 }
 
+BARE static int64_t clone_bare(void) {
+  return call(SYS_clone, CLONE_UNTRACED, 0, 0, 0, 0, 0);
+}
+
 BARE pid_t child_fork(const child_setup *setup) {
-  int64_t pid = call(SYS_clone, CLONE_UNTRACED, 0, 0, 0, 0, 0);
+  int64_t pid = clone_bare();
   if (pid == 0)
     child_main(setup);
+  return (pid_t)pid;
+}
+
+BARE pid_t child_try_to_trace(const child_setup *unused) {
+  (void)unused;
+  int64_t pid = clone_bare();
+  if (pid == 0) {
+    reset_signals();
+    call(SYS_ptrace, PTRACE_SEIZE, 0, 0, 0, 0, 0);
+    leave(0);
+  }
   return (pid_t)pid;
 }

@@ -20,4 +20,8 @@ enum { CHILD_ORPHAN = 1, CHILD_NOT_TRACED, CHILD_NO_GATE };
  * order and goes on in the stub. All signals must be blocked. */
 pid_t child_fork(const child_setup *setup);
 
+/* The same for a child that asks to trace a process that does not exist, which has no effect, and exits:
+ * where a seccomp filter ends those that do, it dies by SIGSYS. `unused` is NULL. */
+pid_t child_try_to_trace(const child_setup *unused);
+
 #endif

@@ -99,6 +99,19 @@ void tracee_close(tracee *child) {
   *child = (tracee){.fd = -1};
 }
 
+/* ---- Forking ------------------------------------------------------------------------------------------- */
+
+/* clone without the C library: its fork handlers may wait for locks of other threads. CLONE_UNTRACED keeps
+ * strace -f and debuggers from tracing the child before this thread does; no exit signal, so that a wait() of
+ * the host for its own children does not take it. */
+static pid_t fork_child(pid_t (*fork)(const child_setup *), const child_setup *setup) {
+  uint64_t all = UINT64_MAX, saved = 0;
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &saved, sizeof all);
+  pid_t pid = fork(setup);
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &saved, NULL, sizeof saved);
+  return pid;
+}
+
 /* ---- Why there is no reference ------------------------------------------------------------------------ */
 
 /* The number after `name` in a file of lines "name: number", or in a file that is one number if name is "";
@@ -144,6 +157,20 @@ static ls_status refused(pid_t pid, int number, ls_error *error) {
   return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE, "no reference: ptrace failed: %s", why);
 }
 
+/* A filter may kill who makes the call instead: then nobody would be left to say so. */
+static ls_status would_be_killed(ls_error *error) {
+  if (number_in("/proc/self/status", "Seccomp:") != SECCOMP_MODE_FILTER)
+    return LS_OK;
+  pid_t pid = fork_child(child_try_to_trace, NULL);
+  wait_report report = pid > 0 ? wait_for(pid) : (wait_report){.event = WAIT_DEAD};
+  if (report.signal != SIGSYS)
+    return LS_OK;
+  return error_set(
+      error, LS_ERR_NO_REFERENCE, 0, LS_NONE,
+      "no reference: the seccomp filter of this process kills who calls ptrace; allow ptrace in it "
+      "(docker: --cap-add SYS_PTRACE)");
+}
+
 static const char *call_name(uint64_t number) {
   switch (number) {
   case SYS_rseq:
@@ -174,8 +201,9 @@ static ls_status call_failed(tracee *child, const sandbox *box, const struct use
   uint32_t window = sandbox_window(box, call->argument[0], 1);
   bool window_map = call->number == SYS_mmap && window != LS_NONE;
   return error_set(error, window_map ? LS_ERR_ADDRESS : LS_ERR_NO_REFERENCE, number,
-                   window_map ? window : LS_NONE, "no reference: %s of %#" PRIx64 " failed in the child: %s",
-                   call_name(call->number), call->argument[0], strerror(number));
+                   window_map ? window : LS_NONE,
+                   "no reference: %s of %#" PRIx64 " failed in the child: %s%s", call_name(call->number),
+                   call->argument[0], strerror(number), error_advice(number));
 }
 
 static ls_status died(wait_report report, ls_error *error) {
@@ -376,17 +404,6 @@ static ls_status bring_up(tracee *child, const sandbox *box, ls_error *error) {
   return wait_at(child, box, tracee_stub_ready, error);
 }
 
-/* clone without the C library: its fork handlers may wait for locks of other threads. CLONE_UNTRACED keeps
- * strace -f and debuggers from tracing the child before this thread does; no exit signal, so that a wait() of
- * the host for its own children does not take it. */
-static pid_t fork_child(const child_setup *setup) {
-  uint64_t all = UINT64_MAX, saved = 0;
-  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &saved, sizeof all);
-  pid_t pid = child_fork(setup);
-  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &saved, NULL, sizeof saved);
-  return pid;
-}
-
 /* Thread ids and addresses of thread-local variables come back when a thread has ended. */
 static uint64_t this_thread(void) {
   static _Atomic uint64_t last;
@@ -420,7 +437,7 @@ static ls_status start_keeping(tracee *child, const sandbox *box, uint64_t tick_
                        .inner = child->inner,
                        .start = tracee_label(child, tracee_stub_start)};
   child->tracer = this_thread();
-  pid_t pid = fork_child(&setup);
+  pid_t pid = fork_child(child_fork, &setup);
   if (pid < 0)
     return error_set(error, LS_ERR_NO_REFERENCE, -pid, LS_NONE, "no reference: fork failed: %s",
                      strerror(-pid));
@@ -434,7 +451,10 @@ static ls_status start_keeping(tracee *child, const sandbox *box, uint64_t tick_
 ls_status tracee_start(tracee *child, const sandbox *box, uint64_t tick_ns, ls_error *error) {
   kept_spans kept = {.count = 0};
   child->sealed = false;
-  ls_status status = start_keeping(child, box, tick_ns, &kept, error);
+  ls_status status = would_be_killed(error);
+  if (status)
+    return status;
+  status = start_keeping(child, box, tick_ns, &kept, error);
   if (!child->sealed)
     return status;
   kept = sealed_by_kernel();

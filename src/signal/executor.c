@@ -295,6 +295,8 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   if (!can_interrupt(sig))
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "signal %d cannot be the interrupt signal", sig);
   ls_status status = thread_set_up(error);
+  if (!status)
+    status = thread_try(sig, error);
   if (status)
     return status;
   signal_executor *made = aligned_alloc(_Alignof(signal_executor), sizeof *made);

@@ -277,6 +277,11 @@ static void release(thread_record *record) {
   slot_free(slot_of(record));
 }
 
+static ls_status cannot_run(ls_error *error, const char *call, int why) {
+  return error_set(error, LS_ERR_SYSTEM, why, LS_NONE, "this thread cannot run guests: %s: %s%s", call,
+                   strerror(why), error_advice(why));
+}
+
 static ls_status borrow(thread_record *record, const signal_executor *executor, bool all, bool is_new,
                         ls_error *error) {
   const char *what = NULL;
@@ -289,11 +294,21 @@ static ls_status borrow(thread_record *record, const signal_executor *executor, 
   else if ((why = borrow_dispatch(record, executor)))
     what = "prctl(PR_SET_SYSCALL_USER_DISPATCH)";
   else if ((why = borrow_timer(record, &executor->base)))
-    what = "timer_create";
-  if (!why)
-    return LS_OK;
-  return error_set(error, LS_ERR_SYSTEM, why, LS_NONE, "this thread cannot run guests: %s: %s", what,
-                   strerror(why));
+    what = timer_call(&record->timer);
+  return why ? cannot_run(error, what, why) : LS_OK;
+}
+
+/* A period of which nothing is seen. */
+ls_status thread_try(int interrupt_signal, ls_error *error) {
+  const uint64_t long_enough = UINT64_C(3600000000000);
+  thread_timer timer = TIMER_NONE;
+  stack_t stack;
+  if (sigaltstack(NULL, &stack))
+    return cannot_run(error, "sigaltstack", errno);
+  int why = timer_start(&timer, (int)syscall(SYS_gettid), interrupt_signal, long_enough, NULL);
+  const char *what = timer_call(&timer);
+  timer_stop(&timer);
+  return why ? cannot_run(error, what, why) : LS_OK;
 }
 
 static ls_status attach(signal_executor *executor, ls_error *error) {

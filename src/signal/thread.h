@@ -95,6 +95,10 @@ extern _Thread_local thread_record *thread_current
  * free. Thread safe; later calls only repeat the result. */
 ls_status thread_set_up(ls_error *error);
 
+/* Whether the calling thread could be made ready: borrows nothing. LS_ERR_SYSTEM: a seccomp filter refuses
+ * what it takes (timers, alternate stacks). */
+ls_status thread_try(int interrupt_signal, ls_error *error);
+
 /* Makes the calling thread ready to run `executor`: borrows what is not borrowed yet, after a fork anew.
  * After success thread_current is set, its serial and epoch are the executor's and the process's, and the
  * executor's gate refers to it. */

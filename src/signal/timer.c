@@ -26,6 +26,10 @@ int timer_start(thread_timer *timer, int tid, int sig, uint64_t tick_ns, void *v
   return syscall(SYS_timer_settime, timer->id, 0, &period, NULL) ? errno : 0;
 }
 
+const char *timer_call(const thread_timer *timer) {
+  return timer->id < 0 ? "timer_create" : "timer_settime";
+}
+
 void timer_stop(thread_timer *timer) {
   if (timer->id >= 0)
     syscall(SYS_timer_delete, timer->id);

@@ -24,6 +24,9 @@ typedef struct thread_timer {
  * at 1 kHz took 3 % of a guest's time under a hypervisor, where this takes a tenth of one. */
 int timer_start(thread_timer *timer, int tid, int sig, uint64_t tick_ns, void *value);
 
+/* The call that failed, if timer_start did. */
+const char *timer_call(const thread_timer *timer);
+
 void timer_stop(thread_timer *timer);
 
 #endif
