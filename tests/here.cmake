@@ -3,7 +3,10 @@
 # `machine_has` is the program's path.
 
 cmake_policy(VERSION 3.25)
-execute_process(COMMAND "${machine_has}" OUTPUT_VARIABLE answers RESULT_VARIABLE failed ERROR_QUIET)
+execute_process(COMMAND "${machine_has}" OUTPUT_VARIABLE answers RESULT_VARIABLE result ERROR_QUIET)
+if(NOT result STREQUAL "0") # half an answer is none
+  set(answers)
+endif()
 string(REGEX REPLACE "[];[]" "," answers "${answers}")
 string(REGEX MATCHALL "[^\n]+" answers "${answers}")
 set(known)

@@ -1,6 +1,7 @@
 /* What tests may need and a machine may lack. For each such thing a line on standard output: its name, "yes"
  * or "no", and what to say of a test that needs it where it is missing. CTest asks before it makes its list
- * of tests (here.cmake), so that the reason stands in the test's name. Exit code 1: it cannot be told. */
+ * of tests (here.cmake), so that the reason stands in the test's name. If it cannot tell, it ends with an
+ * exit code other than 0. */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>

@@ -3,7 +3,6 @@
 #include <stdlib.h>
 
 #include "check.h"
-#include "cpu.h"
 #include "forms/forms.h"
 #include "forms/policy.h"
 #include "forms/probe.h"
@@ -203,7 +202,7 @@ static void check_probed(const uint8_t *support) {
   check_support(support, "0f0b", FORM_ILLEGAL);    /* ud2 */
   check_support(support, "0f31", FORM_NOT_PROBED); /* rdtsc */
   check_support(support, "62f17c48580b",           /* vaddps zmm */
-                cpu()->vectors == LS_VECTORS_AVX512 ? FORM_RUNS : FORM_ILLEGAL);
+                __builtin_cpu_supports("avx512f") ? FORM_RUNS : FORM_ILLEGAL);
 }
 
 static int run_probe(void) {

@@ -42,20 +42,23 @@ static void check_limit(uint64_t steps, uint64_t tick, uint32_t longest, ls_stop
   executor->time_left = 1;
   go_on(1); /* makes the child */
   assert_int_equal(clock_getcpuclockid(only_child(), &clock), 0);
-  uint64_t since = nanoseconds(CLOCK_MONOTONIC), used = nanoseconds(clock);
+  uint64_t since = nanoseconds(CLOCK_MONOTONIC);
   unsigned parts = 0;
-  ls_stop_kind kind;
-  executor->time_left = 150 * MS;
-  start_ringing(ring, longest);
-  while ((kind = go_on(steps)) != LS_STOP_TIMEOUT) {
-    assert_true(kind == LS_STOP_INTERRUPTED || kind == other);
-    *executor->attention = 0;
-    parts++;
+  while (parts <= 10) { /* who rings may get the CPU seldom */
+    ls_stop_kind kind;
+    uint64_t used = nanoseconds(clock);
+    executor->time_left = 150 * MS;
+    start_ringing(ring, longest);
+    while ((kind = go_on(steps)) != LS_STOP_TIMEOUT) {
+      assert_true(kind == LS_STOP_INTERRUPTED || kind == other);
+      *executor->attention = 0;
+      parts++;
+      assert_false(too_late(since));
+    }
+    stop_ringing();
     assert_false(too_late(since));
+    assert_in_range(nanoseconds(clock) - used, 100 * MS, 10000 * MS);
   }
-  stop_ringing();
-  assert_true(parts > 10);
-  assert_in_range(nanoseconds(clock) - used, 100 * MS, 10000 * MS);
 }
 
 static void test_limit_in_segments(void **unused) {
