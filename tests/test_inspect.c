@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "graph/make.h"
 #include "inspect/check.h"
 #include "inspect/inspect.h"
 #include "processes.h"
@@ -508,6 +509,32 @@ static void a_controller_that_lies_is_found_out(void **unused) {
     inspect_with(&lies[n]);
 }
 
+/* Programs that would go on for ever, with counters of fuel and without, end by it and are inspected. */
+static void endless_programs_are_bounded(void **unused) {
+  (void)unused;
+  enum { JUMP32 = 19, TO_ITSELF = 0x7f, SEEDS = 16 };
+  uint8_t bytes[SUBJECT_HEADER + GRAPH_HEADER + GRAPH_RECORD] = {SUBJECT_GRAPH};
+  uint8_t *record = bytes + SUBJECT_HEADER + GRAPH_HEADER;
+  const crew_options options = {.patience_s = 60};
+  ls_error error = {.text = ""};
+  inspector *i;
+  inspect_verdict verdict_now;
+  record[0] = JUMP32;
+  record[3] = TO_ITSELF;
+  if (inspector_create(&i, &options, &error) != LS_OK)
+    fail_msg("%s", error.text);
+  for (uint32_t n = 0; n < SEEDS; n++) {
+    bytes[4] = (uint8_t)n; /* the seed */
+    bytes[2] = 5;
+    if (inspector_run(i, bytes, sizeof bytes, &verdict_now, &error) != LS_OK)
+      fail_msg("%s", error.text);
+    if (verdict_now != INSPECT_SAME)
+      fail_msg("%u: %s", n, inspector_trouble(i) ? inspector_trouble(i) : "left out");
+  }
+  assert_int_equal(inspector_counts(i)->stops[LS_STOP_FUEL], SEEDS);
+  inspector_destroy(i);
+}
+
 /* ---- The list ---- */
 
 static void lists_in_another_order_are_the_same_program(void **unused) {
@@ -569,6 +596,7 @@ int main(void) {
       cmocka_unit_test(traces_are_what_stepping_shows),
       cmocka_unit_test(what_looks_at_its_code_stays_where_it_is),
       cmocka_unit_test(a_child_that_is_lost_is_no_difference),
+      cmocka_unit_test(endless_programs_are_bounded),
       cmocka_unit_test(a_controller_that_lies_is_found_out),
   };
   int failed = is_wanted(LS_SIGNAL) ? cmocka_run_group_tests(tests, NULL, NULL) : 0;

@@ -9,6 +9,7 @@
 
 enum {
   LIMIT_MS = 60,
+  PATIENCE = 10,    /* times the limit for what has not ended within it */
   PROBE_SLOT = 201, /* of an executor that is asked about addresses: no guest of ours is there */
   ENTRIES_MAX = 16384,
   SEGMENT_MAX = 4096,
@@ -17,6 +18,10 @@ enum {
 };
 
 #define PLENTY (UINT64_C(1) << 40) /* of fuel, while states are collected */
+
+/* For programs that would go on for ever: some milliseconds, and twice what the longest loop of ours takes.
+ */
+#define LOOP_FUEL (UINT64_C(1) << 20)
 
 typedef struct kept_segment {
   uint64_t number; /* plus one; 0: an empty place */
@@ -30,6 +35,7 @@ struct reference {
   ls_instruction order[SUBJECT_MAX];
   scan_info infos[SUBJECT_MAX];
   const subject *s;
+  uint32_t limit_ms;
   ls_outcome outcome;
   /* The child's memory and `at` are those with which segment `at_segment` begins, or none's: UINT64_MAX. */
   ls_state at __attribute__((aligned(64)));
@@ -102,7 +108,8 @@ static ls_status load_memory(reference *r, ls_executor *child, ls_error *error) 
 
 static ls_status run_once(reference *r, ls_executor *child, const ls_state *from, uint32_t entry,
                           uint64_t fuel, ls_error *error) {
-  const ls_run run = {.state = from, .entry = entry, .uses = LS_USES_X87, .fuel = fuel, .limit_ms = LIMIT_MS};
+  const ls_run run = {
+      .state = from, .entry = entry, .uses = LS_USES_X87, .fuel = fuel, .limit_ms = r->limit_ms};
   return ls_executor_run(child, &run, &r->outcome, error);
 }
 
@@ -170,6 +177,7 @@ static ls_status try_elsewhere(reference *r, subject *s, const inspect_ending *e
 
 static void forget(reference *r, const subject *s) {
   r->s = s;
+  r->limit_ms = LIMIT_MS;
   r->used = 0;
   r->at_segment = UINT64_MAX;
   r->trouble = LS_OK;
@@ -193,10 +201,41 @@ static ls_status try_program(reference *r, oracle_reason *reason, ls_error *erro
   return LS_OK;
 }
 
+/* The same once more if it was out of time: a clock ends nothing the first time. */
+static ls_status try_patiently(reference *r, oracle_reason *reason, ls_error *error) {
+  r->limit_ms = LIMIT_MS;
+  ls_status status = try_program(r, reason, error);
+  if (status || *reason != REASON_TIMEOUT)
+    return status;
+  r->limit_ms = PATIENCE * LIMIT_MS;
+  status = try_program(r, reason, error);
+  r->limit_ms = LIMIT_MS;
+  return status;
+}
+
+/* Gives a program that goes on for ever the fuel that ends it. Others stay as they are. */
+static ls_status bound_loops(reference *r, subject *s, oracle_reason *reason, ls_error *error) {
+  const uint64_t fuel = s->fuel;
+  const uint32_t flags = s->flags;
+  *reason = REASON_NONE;
+  if (fuel <= LOOP_FUEL)
+    return LS_OK;
+  s->fuel = LOOP_FUEL;
+  s->flags |= LS_PROGRAM_FUEL;
+  ls_status status = try_patiently(r, reason, error);
+  if (!status && *reason == REASON_NONE && r->outcome.stop.kind == LS_STOP_FUEL)
+    return LS_OK;
+  s->fuel = fuel;
+  s->flags = flags;
+  return status;
+}
+
 ls_status reference_run(reference *r, subject *s, oracle_reason *reason, inspect_ending *ending,
                         ls_error *error) {
   forget(r, s);
-  ls_status status = try_program(r, reason, error);
+  ls_status status = bound_loops(r, s, reason, error);
+  if (!status && *reason != REASON_TIMEOUT)
+    status = try_patiently(r, reason, error);
   if (status || *reason != REASON_NONE)
     return status;
   take_ending(r, ending);

@@ -23,7 +23,8 @@ void reference_destroy(reference *r);
 
 /* Lays it out and runs it. LS_OK with *reason REASON_NONE: it may run in this process, and *ending is how it
  * ends; with another reason: it may not, or says nothing. Takes away s->movable from a program whose end
- * depends on the order of its instructions, or on where its code is. */
+ * depends on the order of its instructions, or on where its code is; gives fuel to one that would never end.
+ */
 ls_status reference_run(reference *r, subject *s, oracle_reason *reason, inspect_ending *ending,
                         ls_error *error);
 
