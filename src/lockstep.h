@@ -565,8 +565,9 @@ ls_status ls_update_code(ls_controller *controller, const ls_program *program, l
 
 typedef struct ls_limits {
   uint64_t fuel;     /* units for programs with LS_PROGRAM_FUEL; 0 = endless */
-  uint32_t limit_ms; /* CPU time; 0 = none. Of the thread (LS_SIGNAL: what it takes to answer requests counts
-                        too) or the child. Rounded up to ticks, or sampling periods if these are longer */
+  uint32_t limit_ms; /* CPU time of the guest; 0 = none. LS_SIGNAL: of its thread, without what answers to
+                        requests and sample callbacks take; LS_PTRACE: of the child. Rounded up to ticks, or
+                        sampling periods if these are longer */
   uint32_t reserved;
 } ls_limits;
 

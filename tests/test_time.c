@@ -57,10 +57,10 @@ static void short_runs(ls_kind kind, uint64_t steps) {
 }
 
 /* Never less than the limit, whatever was used by those before. A tick can be late by itself. */
-static void endless_runs(ls_kind kind) {
+static void endless_runs(ls_kind kind, uint64_t steps) {
   for (unsigned i = 0; i < 4; i++) {
     uint64_t before = time_used(kind);
-    assert_int_equal(run(0, 0, LIMIT_MS), LS_STOP_TIMEOUT);
+    assert_int_equal(run(0, steps, LIMIT_MS), LS_STOP_TIMEOUT);
     uint64_t used = time_used(kind) - before;
     if (used < (LIMIT_MS - TICK_MS) * MS)
       fail_msg("timed out after %llu ns of its own", (unsigned long long)used);
@@ -75,7 +75,8 @@ static void check_kind(ls_kind kind) {
   short_runs(kind, 0);
   if (kind == LS_PTRACE)
     short_runs(kind, 1000);
-  endless_runs(kind);
+  endless_runs(kind, 0);
+  endless_runs(kind, UINT64_MAX);
   short_runs(kind, 0);
   ls_executor_destroy(executor);
   ls_image_destroy(image);

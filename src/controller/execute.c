@@ -114,7 +114,7 @@ static void wait_for_release(ls_controller *c) {
 
 /* Answers whoever has asked, and waits while the guest is paused: no instruction is executed any more once it
  * has been seen to be. False: it shall not go on. */
-static bool attend(ls_controller *c) {
+static bool answer_all(ls_controller *c) {
   const guest *g = &c->guest;
   for (;;) {
     bool posted = mailbox_look(&c->box) == MAILBOX_POSTED;
@@ -130,6 +130,33 @@ static bool attend(ls_controller *c) {
       return true;
     }
   }
+}
+
+/* ---- Time that is not the guest's ---- */
+
+/* What this thread does between two of these is done for others. */
+static uint64_t begin_for_others(const ls_controller *c) {
+  return c->guest.deadline ? thread_time() : 0;
+}
+
+static void end_for_others(ls_controller *c, uint64_t begun) {
+  if (c->guest.deadline)
+    c->guest.deadline += thread_time() - begun;
+}
+
+static bool attend(ls_controller *c) {
+  uint64_t begun = begin_for_others(c);
+  bool on = answer_all(c);
+  end_for_others(c, begun);
+  return on;
+}
+
+static void take_sample(ls_controller *c) {
+  if (!c->executor->sample_ticks)
+    return;
+  uint64_t begun = begin_for_others(c);
+  sample_if_due(c);
+  end_for_others(c, begun);
 }
 
 /* ---- A run ---- */
@@ -151,11 +178,21 @@ static void time_out(ls_controller *c) {
       (ls_stop){.kind = LS_STOP_TIMEOUT, .instruction = now.instruction, .part = now.part, .id = now.id};
 }
 
-/* The ticks of a guest that is stepped or asked without pause mostly come while it does not run, where nobody
- * counts them: so the clock itself is looked at now and then. */
-static bool is_out_of_time(guest *g) {
+/* In the thread used-up ticks only say that it is time to look at the clock: one that meets the guest may
+ * stand for time that went into answers and samples, and of a guest that is stepped or asked without pause
+ * most come while it does not run, where nobody counts them. */
+static bool is_out_of_time(ls_controller *c, bool timeout) {
   enum { EVERY = 64 };
-  return g->deadline && ++g->entered % EVERY == 0 && thread_time() >= g->deadline;
+  guest *g = &c->guest;
+  if (!g->deadline)
+    return timeout;
+  if (!timeout && ++g->entered % EVERY)
+    return false;
+  uint64_t now = thread_time();
+  if (now >= g->deadline)
+    return true;
+  c->executor->time_left = g->deadline - now;
+  return false;
 }
 
 /* What a stop means that is not the guest's own. False: it is the end of the run. */
@@ -174,8 +211,8 @@ static bool goes_on(ls_controller *c, const breakpoint *target) {
     return false;
   if (kind == LS_STOP_STEPS)
     count_step(c);
-  sample_if_due(c);
-  if (kind != LS_STOP_TIMEOUT && !is_out_of_time(&c->guest))
+  take_sample(c);
+  if (!is_out_of_time(c, kind == LS_STOP_TIMEOUT))
     return true;
   time_out(c);
   return false;
