@@ -15,6 +15,7 @@ static uint64_t clock_ns(clockid_t clock) {
 
 typedef struct burner {
   uint64_t burnt; /* ns of this thread's CPU time */
+  uint64_t weight;
   unsigned calls;
 } burner;
 
@@ -23,7 +24,7 @@ static void burn(const ls_sample *sample, void *context) {
   enum { EACH_MS = 3 };
   burner *b = context;
   uint64_t begun = clock_ns(CLOCK_THREAD_CPUTIME_ID), now = begun;
-  (void)sample;
+  b->weight += sample->weight;
   while (now - begun < EACH_MS * MS)
     now = clock_ns(CLOCK_THREAD_CPUTIME_ID);
   b->burnt += now - begun;
@@ -45,11 +46,14 @@ static void sample_callbacks_are_not_charged(void **unused) {
   uint64_t begun = clock_ns(clock);
   assert_int_equal(run_limited(g, 1, (ls_limits){.limit_ms = LIMIT_MS})->kind, LS_STOP_TIMEOUT);
   uint64_t used = clock_ns(clock) - begun - (kind == LS_SIGNAL ? b.burnt : 0);
-  print_message("  %u callbacks, %llu us for them, %llu us for the guest\n", b.calls,
-                (unsigned long long)b.burnt / 1000, (unsigned long long)used / 1000);
+  print_message("  %u callbacks, %llu us for them, %llu us for the guest, weight %llu\n", b.calls,
+                (unsigned long long)b.burnt / 1000, (unsigned long long)used / 1000,
+                (unsigned long long)b.weight);
   assert_true(b.calls > 3);
   if (used < (LIMIT_MS - 1) * UINT64_C(1) * MS)
     fail_msg("timed out after %llu us of its own", (unsigned long long)used / 1000);
+  if (b.weight > used * 3 / 2 / MS) /* periods of 1 ms */
+    fail_msg("samples of %llu ms in %llu us", (unsigned long long)b.weight, (unsigned long long)used / 1000);
 }
 
 static void steps_are_charged(void **unused) {

@@ -19,10 +19,6 @@ enum {
 
 #define PLENTY (UINT64_C(1) << 40) /* of fuel, while states are collected */
 
-/* For programs that would go on for ever: some milliseconds, and twice what the longest loop of ours takes.
- */
-#define LOOP_FUEL (UINT64_C(1) << 20)
-
 typedef struct kept_segment {
   uint64_t number; /* plus one; 0: an empty place */
   trace_segment segment;
@@ -213,14 +209,20 @@ static ls_status try_patiently(reference *r, oracle_reason *reason, ls_error *er
   return status;
 }
 
+/* For programs that would go on for ever: some for each iteration of the loop that counts, and for others. */
+static uint64_t loop_fuel(const subject *s) {
+  enum { FOR_EACH = 4, FOR_OTHERS = 1 << 16 };
+  return FOR_EACH * s->iterations + FOR_OTHERS;
+}
+
 /* Gives a program that goes on for ever the fuel that ends it. Others stay as they are. */
 static ls_status bound_loops(reference *r, subject *s, oracle_reason *reason, ls_error *error) {
   const uint64_t fuel = s->fuel;
   const uint32_t flags = s->flags;
   *reason = REASON_NONE;
-  if (fuel <= LOOP_FUEL)
+  if (fuel <= loop_fuel(s))
     return LS_OK;
-  s->fuel = LOOP_FUEL;
+  s->fuel = loop_fuel(s);
   s->flags |= LS_PROGRAM_FUEL;
   ls_status status = try_patiently(r, reason, error);
   if (!status && *reason == REASON_NONE && r->outcome.stop.kind == LS_STOP_FUEL)

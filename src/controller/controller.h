@@ -35,6 +35,7 @@ typedef struct guest {
   goal *reached;            /* the same, done: to be told once the guest waits */
   uint64_t deadline;        /* of its thread's CPU time, ns; 0: none, or the executor counts itself */
   uint32_t entered;         /* how often since */
+  uint64_t sampled;         /* on the same clock: what samples stand for before it is counted */
   uint64_t entry_id, entry; /* of the last run: an instruction and its address in the code in force; or 0 */
   bool paused;              /* without a goal it waits */
   command command;

@@ -140,8 +140,11 @@ static uint64_t begin_for_others(const ls_controller *c) {
 }
 
 static void end_for_others(ls_controller *c, uint64_t begun) {
-  if (c->guest.deadline)
-    c->guest.deadline += thread_time() - begun;
+  if (!c->guest.deadline)
+    return;
+  uint64_t taken = thread_time() - begun;
+  c->guest.deadline += taken;
+  c->guest.sampled += taken;
 }
 
 static bool attend(ls_controller *c) {
@@ -151,12 +154,36 @@ static bool attend(ls_controller *c) {
   return on;
 }
 
+/* In the thread: the weight that ticks give to a sample, less what others had of their time. What is left of
+ * a period is the next one's; with no period to stand for there is no sample. Time before this run, or of
+ * another thread's clock, makes the difference large, or small beyond what rounding does: then ticks count.
+ */
+static void correct_weight(ls_controller *c, uint64_t now) {
+  ls_executor *executor = c->executor;
+  guest *g = &c->guest;
+  int64_t period = (int64_t)executor->tick_ns, own = (int64_t)(now - g->sampled);
+  int64_t weight = own < 0 ? 0 : (own + period / 2) / period;
+  bool known = own >= -period && weight <= executor->sample_ticks;
+  if (known)
+    executor->sample_ticks = (uint32_t)weight;
+  g->sampled = known ? g->sampled + (uint64_t)(weight * period) : now;
+}
+
 static void take_sample(ls_controller *c) {
+  guest *g = &c->guest;
   if (!c->executor->sample_ticks)
     return;
-  uint64_t begun = begin_for_others(c);
+  if (c->executor->kind != LS_SIGNAL) {
+    sample_if_due(c);
+    return;
+  }
+  uint64_t begun = thread_time();
+  correct_weight(c, begun);
   sample_if_due(c);
-  end_for_others(c, begun);
+  uint64_t taken = thread_time() - begun;
+  g->sampled += taken;
+  if (g->deadline)
+    g->deadline += taken;
 }
 
 /* ---- A run ---- */
