@@ -17,6 +17,10 @@ size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1, const uint8
  * are then taken and nothing comes of them. */
 bool fuzz_target_compares(void);
 
+/* Given by a target for standalone.c: why the last input was not run, for want of a feature of the processor;
+ * or NULL: it was. Valid until the next. */
+const char *fuzz_target_skipped(void);
+
 /* Given by the engine, or by standalone.c. */
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 

@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "engine.h"
+#include "environment.h"
 #include "feedback/keep.h"
 #include "forms/probe.h"
 #include "generate/generate.h"
@@ -37,7 +38,7 @@ static generator *the_generator;
 static unsigned long repeat = 1;
 
 static void fail(ls_status status, const ls_error *error) {
-  fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error->text);
+  fprintf(stderr, "lockstep: %s%s%s\n", ls_status_name(status), error->text[0] ? ": " : "", error->text);
   _exit(EXIT_HOST);
 }
 
@@ -60,8 +61,10 @@ static void start(void) {
     fprintf(stderr, "lockstep: NO REFERENCE HERE, NOTHING IS COMPARED: %s\n", error.text);
   else if (status)
     fail(status, &error);
-  else
+  else {
+    inspector_hide(the_inspector, features_hidden(EXIT_HOST));
     atexit(print_counts);
+  }
 }
 
 static bool started_up(void) {
@@ -94,18 +97,24 @@ bool fuzz_target_compares(void) {
   return started_up();
 }
 
-/* Once something could not be kept no more is tried: a full disk does not stop a fuzzer. */
+const char *fuzz_target_skipped(void) {
+  return inspector_reason(the_inspector) == REASON_FEATURE ? "it needs what this CPU lacks" : NULL;
+}
+
+/* LOCKSTEP_KEEP=DIR: what was left out is kept as DIR/REASON/NAME, NAME being a hash of the input. Once
+ * something could not be kept no more is tried. */
 static void keep(const uint8_t *data, size_t size) {
   static bool failed;
+  oracle_reason reason = inspector_reason(the_inspector);
   const char *folder = keep_folder();
-  char name[17];
-  if (failed || !folder)
+  char name[33];
+  if (failed || !folder || reason == REASON_NONE || reason == REASON_FEATURE)
     return;
-  snprintf(name, sizeof name, "%016" PRIx64, (uint64_t)XXH3_64bits(data, size));
-  if (keep_bytes(folder, oracle_reason_name(inspector_reason(the_inspector)), name, data, size))
-    return;
-  failed = true;
-  fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", folder, strerror(errno));
+  XXH128_hash_t hash = XXH3_128bits(data, size);
+  snprintf(name, sizeof name, "%016" PRIx64 "%016" PRIx64, hash.high64, hash.low64);
+  failed = !keep_bytes(folder, oracle_reason_name(reason), name, data, size);
+  if (failed)
+    fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", folder, strerror(errno));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -121,8 +130,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       inspector_report(stderr, the_inspector);
       abort();
     }
-    if (what == INSPECT_LEFT_OUT)
-      keep(data, size);
+    keep(data, size);
     if (what == INSPECT_SAME)
       inspector_note(the_inspector, counters, COUNTERS);
   }

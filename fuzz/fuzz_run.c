@@ -1,6 +1,7 @@
 /* The main fuzz target: a test case runs in both executors, which must agree. Engine-neutral: libFuzzer,
  * AFL++ and standalone.c call the same LLVMFuzzer functions. A difference is printed and aborts, so that the
- * engine keeps the input. LOCKSTEP_STATS=FILE keeps a running account (harness/feedback/stats.h),
+ * engine keeps the input; with LOCKSTEP_FINDINGS=DIR it is kept as DIR/NAME and fuzzing goes on.
+ * LOCKSTEP_STATS=FILE keeps a running account (harness/feedback/stats.h),
  * LOCKSTEP_KEEP=DIR each test case that is inconclusive or refused as DIR/REASON/NAME
  * (harness/feedback/keep.h). */
 #include <errno.h>
@@ -12,7 +13,9 @@
 #include <xxhash.h>
 
 #include "engine.h"
+#include "environment.h"
 #include "feedback/behaviour.h"
+#include "feedback/drill.h"
 #include "feedback/keep.h"
 #include "feedback/stats.h"
 #include "forms/probe.h"
@@ -30,7 +33,8 @@ enum {
   SPLICE_PERCENT = 3,
   STOPPED_KEPT_PERCENT = 10,
   GOOD_EVERY = 8,
-  CLOCK_EVERY = 64
+  CLOCK_EVERY = 64,
+  FINDINGS_MAX = 16 /* of a process are reported: one fault shows in many programs */
 };
 
 /* By _exit: an engine takes a target's exit for a finding. */
@@ -65,9 +69,14 @@ static void open_account(void) {
   account->begun = now();
 }
 
+/* What ran once more to be reported, which is not another program. */
+static uint64_t repeated[VERDICTS];
+
 static void count(void) {
   account->programs++;
   account->counts = *oracle_counts_of(the_oracle);
+  for (int v = 0; v < VERDICTS; v++)
+    account->counts.verdicts[v] -= repeated[v];
   if (account->programs % CLOCK_EVERY == 1)
     account->ended = now();
 }
@@ -75,7 +84,7 @@ static void count(void) {
 /* Once something could not be kept no more is tried: a full disk does not stop a fuzzer. */
 static void keep(const oracle_result *result) {
   static bool failed;
-  if (failed || result->reason == REASON_NONE)
+  if (failed || result->verdict == VERDICT_SAME)
     return;
   const char *folder = keep_folder();
   if (keep_open(folder, &current, result))
@@ -91,21 +100,29 @@ static void see_form(form_id form, void *context) {
 
 /* ---- Start ---- */
 
+/* Not every failure has a text: out of memory has none. */
+static void fail(ls_status status, const ls_error *error) {
+  fprintf(stderr, "lockstep: %s%s%s\n", ls_status_name(status), error->text[0] ? ": " : "", error->text);
+  _exit(EXIT_HOST);
+}
+
 /* Handlers are put in place with the first input, not in LLVMFuzzerInitialize: libFuzzer wraps those that
  * stood before its own. */
 static void start(void) {
-  ls_error error;
-  oracle_options options = {.pin = true};
+  ls_error error = {.text = ""};
+  oracle_options options = {.pin = true, .without = features_hidden(EXIT_HOST)};
+  if (!drill_prepare(&options, &current)) {
+    fputs("lockstep: LOCKSTEP_DRILL names no mnemonic\n", stderr);
+    _exit(EXIT_HOST);
+  }
   move_handlers_to_alternate_stack();
   ls_status status = oracle_create(&options, &the_oracle, &error);
   if (status == LS_ERR_NO_REFERENCE) {
     fprintf(stderr, "lockstep: NO REFERENCE HERE, NOTHING IS COMPARED: %s\n", error.text);
     return;
   }
-  if (status) {
-    fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error.text);
-    _exit(EXIT_HOST);
-  }
+  if (status)
+    fail(status, &error);
   open_account();
 }
 
@@ -122,7 +139,7 @@ static generator *get_generator(void) {
   if (the_generator || !started_up())
     return the_generator;
   uint8_t *support = calloc(forms_count(), 1);
-  ls_error error;
+  ls_error error = {.text = ""};
   ls_status status = support ? probe_forms(oracle_executor(the_oracle, LS_PTRACE), support, &error)
                              : no_memory(&error, "a table of forms");
   generator_options options = {.fault_percent = UINT32_MAX,
@@ -132,11 +149,8 @@ static generator *get_generator(void) {
   if (!status && !the_generator)
     status = no_memory(&error, "a generator");
   free(support);
-  if (status) {
-    fprintf(stderr, "lockstep: cannot find out which instructions run here: %s: %s\n", ls_status_name(status),
-            error.text);
-    _exit(EXIT_HOST);
-  }
+  if (status)
+    fail(status, &error);
   for (form_id form = 0; form < forms_count(); form++)
     if (generator_allows(the_generator, form))
       stats_allow(account, form);
@@ -145,9 +159,9 @@ static generator *get_generator(void) {
 
 /* ---- One input ---- */
 
-/* Hashes of inputs that did not run to their end. Half of what an engine keeps does not, since faults are of
- * many kinds; what is made from them stops again, at the cost of two clean runs, before it gets anywhere. So
- * most of the time the last program that ran to its end takes their place. */
+/* Hashes of inputs that did not run to their end, or not at all. Half of what an engine keeps does not, since
+ * faults are of many kinds; what is made from them stops again, at the cost of two clean runs, before it gets
+ * anywhere. So most of the time the last program that ran to its end takes their place. */
 static uint32_t stopped[1 << 20];
 static testcase good;
 
@@ -163,37 +177,55 @@ static void load(const uint8_t *data, size_t size) {
   current_hash = hash;
 }
 
-static ls_status judge(oracle_result *result) {
-  ls_error error;
+static void judge(oracle_result *result) {
+  ls_error error = {.text = ""};
   ls_status status = oracle_run(the_oracle, &current, result, &error);
-  if (!status)
-    return LS_OK;
-  fprintf(stderr, "lockstep: %s: %s\n", ls_status_name(status), error.text);
-  _exit(EXIT_HOST);
+  if (status)
+    fail(status, &error);
 }
 
 static void remember(const oracle_result *result) {
   ls_stop_kind kind = result->reference.stop.kind;
-  if (kind != LS_STOP_EXIT)
+  if (kind != LS_STOP_EXIT || result->verdict == VERDICT_SKIPPED)
     *stopped_slot(current_hash) = (uint32_t)(current_hash >> 32);
   if (result->verdict == VERDICT_SAME && kind == LS_STOP_EXIT && account->programs % GOOD_EVERY == 0)
     testcase_copy(&good, &current);
 }
 
 /* What is reported is what the bytes say, not what was made before they were written. */
-static void report_and_abort(const uint8_t *data, size_t size, oracle_result *result) {
+static void report(const uint8_t *data, size_t size, oracle_result *result) {
+  static unsigned reported;
+  const char *folder = keep_findings();
+  if (folder && reported == FINDINGS_MAX)
+    return; /* it is counted */
+  reported++;
   testcase_decode(&current, data, size);
   judge(result);
+  repeated[result->verdict]++;
   report_difference(stderr, &current, result, the_oracle);
-  abort();
+  if (!folder)
+    abort();
+  char name[33];
+  testcase_name(&current, name);
+  if (keep_finding(folder, &current))
+    fprintf(stderr, "FINDING %s/%s\n", folder, name);
+  else
+    fprintf(stderr, "FINDING %s could not be kept in %s: %s\n", name, folder, strerror(errno));
+  if (reported == FINDINGS_MAX)
+    fputs("lockstep: further differences are counted and not reported by this process\n", stderr);
 }
 
 bool fuzz_target_compares(void) {
   return started_up();
 }
 
+static oracle_result result;
+
+const char *fuzz_target_skipped(void) {
+  return result.verdict == VERDICT_SKIPPED ? result.detail : NULL;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  static oracle_result result;
   if (!started_up())
     return 0; /* some engines trace their targets: they are told once, and go on */
   load(data, size);
@@ -202,7 +234,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   keep(&result);
   remember(&result);
   if (result.verdict == VERDICT_DIFFERENT)
-    report_and_abort(data, size, &result);
+    report(data, size, &result);
   if (result.verdict == VERDICT_SAME) {
     behaviour_note(&current, &result, counters);
     behaviour_forms(&current, &result, see_form, NULL);

@@ -1,6 +1,6 @@
 /* Replays files and directories through a fuzz target without an engine: with any compiler, under any
  * sanitizer. Exit code 0: all inputs ran; 2: usage; 4: an input could not be read, or there was none; 77: the
- * target cannot do its job here. A finding aborts. */
+ * target cannot do its job here, or nothing but skipped inputs. A finding aborts. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -10,9 +10,27 @@
 
 #include "engine.h"
 
-enum { EXIT_USAGE = 2, EXIT_INPUT = 4, EXIT_SKIPPED = 77, INPUT_MAX = 1 << 20 };
+enum { EXIT_USAGE = 2, EXIT_INPUT = 4, EXIT_SKIPPED = 77, INPUT_MAX = 1 << 20, REASONS_MAX = 16 };
 
-static unsigned ran, failed;
+static unsigned ran, failed, skipped;
+
+/* Why inputs were skipped, and how many for that; what is more than there is room for counts in `skipped`
+ * only. */
+static struct {
+  char why[200];
+  unsigned count;
+} reasons[REASONS_MAX];
+
+static void count_skipped(const char *why) {
+  unsigned i = 0;
+  skipped++;
+  while (i < REASONS_MAX && reasons[i].count && strcmp(reasons[i].why, why) != 0)
+    i++;
+  if (i == REASONS_MAX)
+    return;
+  snprintf(reasons[i].why, sizeof reasons[i].why, "%s", why);
+  reasons[i].count++;
+}
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size) {
   (void)data;
@@ -32,7 +50,11 @@ static void replay_file(const char *path) {
     complain(path);
   } else {
     LLVMFuzzerTestOneInput(data, size);
-    ran++;
+    const char *why = fuzz_target_skipped();
+    if (why)
+      count_skipped(why);
+    else
+      ran++;
   }
   if (file)
     fclose(file);
@@ -78,6 +100,10 @@ int main(int argc, char **argv) {
   }
   for (int i = 1; i < argc; i++)
     replay(argv[i]);
-  printf("%u inputs ran, %u could not be read\n", ran, failed);
-  return ran && !failed ? 0 : EXIT_INPUT;
+  for (unsigned i = 0; i < REASONS_MAX && reasons[i].count; i++)
+    printf("%u skipped: %s\n", reasons[i].count, reasons[i].why);
+  printf("%u inputs ran, %u were skipped, %u could not be read\n", ran, skipped, failed);
+  if (failed || ran + skipped == 0)
+    return EXIT_INPUT;
+  return ran ? 0 : EXIT_SKIPPED;
 }

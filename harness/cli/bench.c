@@ -244,7 +244,7 @@ int cmd_bench(int argc, char **argv) {
       "the same run.\v"
       "A ratio is the measured time over its floor's; the target stands beside "
       "it. Nothing else should keep the "
-      "machine busy meanwhile.\n\nExample: lockstep bench --json\n\n" CLI_EXIT_CODES,
+      "machine busy meanwhile.\n\nExample: lockstep bench --json thread\n\n" CLI_EXIT_CODES,
       cli_help,
       NULL,
       NULL};

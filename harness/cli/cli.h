@@ -7,11 +7,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "forms/features.h"
 #include "lockstep.h"
 #include "testcase/testcase.h"
 
-/* What every sub-command exits with; where several apply, the first of 1, 130 and 143, 4, 5. CLI_EXIT_CODES
- * says the same in --help. */
+/* What every sub-command exits with; where several apply, the first of 1, 130 and 143, 4, 5, 77.
+ * CLI_EXIT_CODES says the same in --help. */
 enum {
   CLI_OK = 0,           /* done; all entries same */
   CLI_DIFFERENCE = 1,   /* the executors differ */
@@ -19,13 +20,15 @@ enum {
   CLI_NO_REFERENCE = 3, /* tracing is not possible here, so nothing was compared */
   CLI_BAD = 4,          /* a file that cannot be read or written, is no entry, or nothing to do at all */
   CLI_OPEN = 5,         /* entries were inconclusive or refused */
+  CLI_SKIPPED = 77,     /* nothing but skips: this CPU lacks what every entry needs */
   CLI_INTERRUPTED = 128 /* and the number of the signal: SIGINT or SIGTERM came before all was done */
 };
 
 #define CLI_EXIT_CODES                                                                                       \
   "Exit status: 0 all is well (run: all entries same); 1 a difference was found; 2 wrong usage; "            \
   "3 no reference executor is possible here; 4 a file is unreadable, unwritable or damaged, or there was "   \
-  "nothing to do; 5 entries were inconclusive or refused; 130 or 143 it was interrupted (run: after "        \
+  "nothing to do; 5 entries were inconclusive or refused; 77 all were skipped for want of a CPU feature; "   \
+  "130 or 143 it was interrupted (run: after "                                                               \
   "printing what was done until then)."
 
 /* The sub-commands. argv[0] is "lockstep run" and so on; returns the exit status. */
@@ -73,12 +76,19 @@ uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size
  * `any`: also bytes that are no entry, as the fuzz target takes them. */
 bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size);
 
+/* The name of the fuzz target, other than that of entries, in whose corpus the file `path` is; or NULL. */
+const char *target_of_input(const char *path);
+
 /* The argument of an --output, which names a directory; ends the process with CLI_USAGE if it is empty. */
 const char *directory_argument(struct argp_state *state, const char *argument);
 
 /* Writes the entry into `directory` (made if need be) under its name, whole or not at all. 1: written; 0: it
  * was there already; -1: failed, with a sentence in `why`. `name` receives its name. */
 int entry_save(const char *directory, const testcase *test, char name[33], char *why, size_t why_size);
+
+/* The argument of a --without: names of features, separated by commas; ends the process with CLI_USAGE,
+ * naming all there are, if one is no feature's. */
+feature_set features_argument(struct argp_state *state, const char *argument);
 
 /* Is the output written, to the last byte? Complains if not. */
 bool cli_flush(void);

@@ -164,6 +164,22 @@ bool entry_load(const char *path, bool any, testcase *test, char *why, size_t wh
   return fine;
 }
 
+const char *target_of_input(const char *path) {
+  static const char *const targets[] = {"fuzz_program", "fuzz_inspect"};
+  char *full = realpath(path, NULL);
+  char *slash = full != NULL ? strrchr(full, '/') : NULL;
+  const char *found = NULL;
+  if (slash != NULL) {
+    *slash = 0;
+    const char *last = strrchr(full, '/');
+    for (size_t i = 0; last != NULL && i < sizeof targets / sizeof targets[0]; i++)
+      if (strcmp(last + 1, targets[i]) == 0)
+        found = targets[i];
+  }
+  free(full);
+  return found;
+}
+
 /* ---- Writing ----------------------------------------------------------------------------------------- */
 
 static bool write_all(int fd, const uint8_t *data, size_t size) {

@@ -244,7 +244,7 @@ int cmd_forms(int argc, char **argv) {
           "Shows the catalogue of instruction forms, one for each way in which an instruction can be "
           "encoded: "
           "how many there are, which this CPU runs (each is tried), which the generator may use, and which "
-          "are excluded and why.\vExample: lockstep forms --list | grep paddb\n\n" CLI_EXIT_CODES};
+          "are excluded and why.\vExample: lockstep forms --list | grep -i paddb\n\n" CLI_EXIT_CODES};
   forms_options options = {false, false};
   ls_error error = {.text = ""};
   if (argp_parse(&parser, argc, argv, 0, NULL, &options) != 0)

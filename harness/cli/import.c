@@ -9,13 +9,14 @@
 #include "import/import_counters.h"
 
 typedef struct import_options {
-  bool json, raw, no_run, verbose;
+  bool json, raw, no_run, verbose, anywhere;
   const char *directory;
   const char **files;
   int count;
 } import_options;
 
 static const struct argp_option option_table[] = {
+    {"anywhere", 'a', NULL, 0, "The entries are run even where the CPU lacks what they need", 0},
     {"json", 'j', NULL, 0, "Print one JSON object", 0},
     {"no-run", 'n', NULL, 0, "Do not look for initial values by running the blocks in the reference", 0},
     {"output", 'o', "DIR", 0, "Write entries here, each under its name; without it only report", 0},
@@ -28,6 +29,9 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
   switch (key) {
   case 'j':
     options->json = true;
+    return 0;
+  case 'a':
+    options->anywhere = true;
     return 0;
   case 'n':
     options->no_run = true;
@@ -131,6 +135,8 @@ static void import_one(import_sum *sum, const char *source, const block *b) {
     return;
   }
   count_block(sum, &report);
+  if (sum->options->anywhere)
+    test.cpu |= TESTCASE_ANYWHERE;
   if (status == IMPORT_OK && sum->options->directory != NULL)
     saved = entry_save(sum->options->directory, &test, name, why, sizeof why);
   if (saved < 0) {

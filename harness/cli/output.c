@@ -85,3 +85,16 @@ void json_print(json_t *value) {
   putchar('\n');
   json_decref(value);
 }
+
+feature_set features_argument(struct argp_state *state, const char *argument) {
+  feature_set set;
+  const char *at;
+  size_t length, written = 0;
+  char all[1000] = "";
+  if (features_parse(argument, &set, &at, &length))
+    return set;
+  for (unsigned i = 0; i < features_count() && written < sizeof all; i++)
+    written += (size_t)snprintf(all + written, sizeof all - written, " %s", feature_name(i));
+  argp_error(state, "'%.*s' is no feature; there are%s", (int)length, at, all);
+  return 0;
+}

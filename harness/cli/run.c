@@ -4,13 +4,16 @@
 #include <string.h>
 
 #include "cli.h"
+#include "feedback/drill.h"
 #include "feedback/keep.h"
 #include "oracle/oracle.h"
 #include "oracle/report.h"
 
 typedef struct run_options {
   bool json, any, quiet;
+  unsigned listed; /* a bit for each verdict whose paths alone are printed; 0: the usual */
   uint32_t limit_ms;
+  feature_set without;
   file_list files;
 } run_options;
 
@@ -18,8 +21,29 @@ static const struct argp_option option_table[] = {
     {"any", 'a', NULL, 0, "Take files that are no entries too: their bytes are the program", 0},
     {"json", 'j', NULL, 0, "Print one JSON object", 0},
     {"limit", 'l', "MS", 0, "CPU time that one run may take (200)", 0},
-    {"quiet", 'q', NULL, 0, "Do not list entries that are the same", 0},
+    {"list", 'L', "VERDICT,...", 0, "Print the paths of entries with these verdicts and nothing else", 0},
+    {"quiet", 'q', NULL, 0, "Do not list entries that are the same or skipped", 0},
+    {"without", 'w', "FEATURE,...", 0,
+     "Skip what needs these features (avx512f, say), as a CPU without them would", 0},
     {0}};
+
+static unsigned parse_verdicts(struct argp_state *state, const char *names) {
+  unsigned set = 0;
+  for (const char *at = names;; at++) {
+    size_t length = strcspn(at, ",");
+    int v = 0;
+    while (v < VERDICTS &&
+           (strlen(verdict_name((verdict)v)) != length || strncmp(verdict_name((verdict)v), at, length) != 0))
+      v++;
+    if (v == VERDICTS)
+      argp_error(state, "--list takes same, different, inconclusive, refused, skipped; not '%.*s'",
+                 (int)length, at);
+    set |= 1u << v;
+    at += length;
+    if (*at == 0)
+      return set;
+  }
+}
 
 static error_t parse_option(int key, char *argument, struct argp_state *state) {
   run_options *options = state->input;
@@ -38,8 +62,14 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
       argp_error(state, "--limit takes 1 to 60000 milliseconds");
     options->limit_ms = (uint32_t)limit;
     return 0;
+  case 'L':
+    options->listed = parse_verdicts(state, argument);
+    return 0;
   case 'q':
     options->quiet = true;
+    return 0;
+  case 'w':
+    options->without = features_argument(state, argument);
     return 0;
   case ARGP_KEY_ARG:
     files_collect(&options->files, argument);
@@ -52,15 +82,19 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
   }
 }
 
+static testcase test; /* the one that runs */
+
 /* What a replay adds up to. */
 typedef struct tally {
   const run_options *options;
   oracle *o;
   size_t verdicts[VERDICTS], unreadable;
-  bool unkept;     /* something could not be kept (LOCKSTEP_KEEP) */
+  bool unkept;     /* something could not be kept (LOCKSTEP_KEEP, LOCKSTEP_FINDINGS) */
   size_t begun;    /* of the files; interrupted: as many as were done */
   json_t *entries; /* NULL without --json */
   json_t *errors;  /* of the files' list */
+  json_t *skipped; /* how many for which reason */
+  json_t *others;  /* how many inputs of which fuzz target were found, which are no entries */
   int failed;      /* exit status for what keeps this host from running anything, or 0 */
 } tally;
 
@@ -78,9 +112,17 @@ static json_t *piece_json(const difference *d) {
   return value;
 }
 
+static void add_one(json_t *counts, const char *key) {
+  json_object_set_new(counts, key, json_integer(json_integer_value(json_object_get(counts, key)) + 1));
+}
+
+static bool is_listed(const tally *sum, const oracle_result *result) {
+  if (sum->options->listed)
+    return sum->options->listed >> result->verdict & 1;
+  return !sum->options->quiet || (result->verdict != VERDICT_SAME && result->verdict != VERDICT_SKIPPED);
+}
+
 static void entry_json(tally *sum, const char *path, const oracle_result *result) {
-  if (result->verdict == VERDICT_SAME && sum->options->quiet)
-    return;
   json_t *entry =
       json_pack("{so ss ss}", "file", json_text(path), "verdict", verdict_name(result->verdict), "reason",
                 result->reason == REASON_NONE ? "" : oracle_reason_name(result->reason));
@@ -98,17 +140,21 @@ static void entry_json(tally *sum, const char *path, const oracle_result *result
   json_array_append_new(sum->entries, entry);
 }
 
-static void entry_text(tally *sum, const char *path, const testcase *test, const oracle_result *result) {
-  if (result->verdict == VERDICT_SAME && sum->options->quiet)
+static void entry_text(tally *sum, const char *path, const oracle_result *result) {
+  if (sum->options->listed) {
+    puts(path);
     return;
+  }
   printf("%-12s %s: ", verdict_name(result->verdict), path);
   if (result->verdict == VERDICT_SAME || result->verdict == VERDICT_DIFFERENT)
     print_stop(&result->reference.stop);
+  else if (result->verdict == VERDICT_SKIPPED)
+    puts(result->detail);
   else
     printf("%s%s%s\n", oracle_reason_sentence(result->reason), result->detail ? ": " : "",
            result->detail ? result->detail : "");
   if (result->verdict == VERDICT_DIFFERENT)
-    report_difference(stdout, test, result, sum->o);
+    report_difference(stdout, &test, result, sum->o);
 }
 
 static void unreadable(tally *sum, const char *path, const char *why) {
@@ -126,9 +172,12 @@ static void host_failed(tally *sum, const char *path, const ls_error *error) {
 }
 
 /* Complains once: what comes next would most often meet the same. */
-static void keep(tally *sum, const testcase *test, const oracle_result *result) {
+static void keep(tally *sum, const oracle_result *result) {
   const char *folder = keep_folder();
-  if (sum->unkept || keep_open(folder, test, result))
+  if (result->verdict == VERDICT_DIFFERENT)
+    folder = keep_findings();
+  if (sum->unkept || !folder ||
+      (result->verdict == VERDICT_DIFFERENT ? keep_finding(folder, &test) : keep_open(folder, &test, result)))
     return;
   const char *why = strerror(errno);
   sum->unkept = true;
@@ -137,12 +186,15 @@ static void keep(tally *sum, const testcase *test, const oracle_result *result) 
 }
 
 static void run_file(tally *sum, const char *path) {
-  static testcase test;
   static oracle_result result;
   ls_error error = {0};
   char why[256];
   if (!entry_load(path, sum->options->any, &test, why, sizeof why)) {
-    unreadable(sum, path, why);
+    const char *target = target_of_input(path);
+    if (target != NULL)
+      add_one(sum->others, target);
+    else
+      unreadable(sum, path, why);
     return;
   }
   error.status = oracle_run(sum->o, &test, &result, &error);
@@ -151,11 +203,25 @@ static void run_file(tally *sum, const char *path) {
     return;
   }
   sum->verdicts[result.verdict]++;
-  keep(sum, &test, &result);
+  if (result.verdict == VERDICT_SKIPPED)
+    add_one(sum->skipped, result.detail);
+  keep(sum, &result);
+  if (!is_listed(sum, &result))
+    return;
   if (sum->entries != NULL)
     entry_json(sum, path, &result);
   else
-    entry_text(sum, path, &test, &result);
+    entry_text(sum, path, &result);
+}
+
+static size_t other_inputs(const tally *sum) {
+  size_t all = 0;
+  const char *target;
+  json_t *count;
+  json_object_foreach(sum->others, target, count) {
+    all += (size_t)json_integer_value(count);
+  }
+  return all;
 }
 
 static size_t tally_count(const tally *sum) {
@@ -184,16 +250,37 @@ static json_t *interruption_json(const tally *sum) {
 
 static void summary_json(tally *sum) {
   const size_t *v = sum->verdicts;
-  json_print(json_pack("{so si si si si so so}", "entries", sum->entries, "same", (int)v[VERDICT_SAME],
-                       "different", (int)v[VERDICT_DIFFERENT], "inconclusive", (int)v[VERDICT_INCONCLUSIVE],
-                       "refused", (int)v[VERDICT_REFUSED], "errors", json_incref(sum->errors), "interrupted",
+  json_print(json_pack("{so si si si si si sO sO so so}", "entries", sum->entries, "same",
+                       (int)v[VERDICT_SAME], "different", (int)v[VERDICT_DIFFERENT], "inconclusive",
+                       (int)v[VERDICT_INCONCLUSIVE], "refused", (int)v[VERDICT_REFUSED], "skipped",
+                       (int)v[VERDICT_SKIPPED], "skipped_because", sum->skipped, "inputs_of_other_targets",
+                       sum->others, "errors", json_incref(sum->errors), "interrupted",
                        interruption_json(sum)));
+}
+
+/* "283 entries skipped: needs …", "51 files skipped: they are inputs of …" */
+static void print_skipped(const tally *sum) {
+  const char *why;
+  json_t *count;
+  json_object_foreach(sum->skipped, why, count) {
+    printf("%" JSON_INTEGER_FORMAT " skipped: %s\n", json_integer_value(count), why);
+  }
+  json_object_foreach(sum->others, why, count) {
+    if (json_integer_value(count) == 1)
+      printf("1 file skipped: it is an input of %s, not an entry\n", why);
+    else
+      printf("%" JSON_INTEGER_FORMAT " files skipped: they are inputs of %s, not entries\n",
+             json_integer_value(count), why);
+  }
 }
 
 static void summary_text(const tally *sum) {
   const size_t *v = sum->verdicts;
+  print_skipped(sum);
   printf("%zu entries: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
          v[VERDICT_SAME], v[VERDICT_DIFFERENT], v[VERDICT_INCONCLUSIVE], v[VERDICT_REFUSED]);
+  if (v[VERDICT_SKIPPED] > 0)
+    printf(", %zu skipped", v[VERDICT_SKIPPED]);
   if (unusable(sum) > 0)
     printf("; %zu files could not be used", unusable(sum));
   if (cut_short(sum))
@@ -210,7 +297,9 @@ static int run_status(const tally *sum) {
     return CLI_INTERRUPTED + interrupt_noted();
   if (unusable(sum) > 0 || sum->unkept || tally_count(sum) == 0)
     return CLI_BAD;
-  return sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0 ? CLI_OPEN : CLI_OK;
+  if (sum->verdicts[VERDICT_INCONCLUSIVE] + sum->verdicts[VERDICT_REFUSED] > 0)
+    return CLI_OPEN;
+  return sum->verdicts[VERDICT_SAME] == 0 ? CLI_SKIPPED : CLI_OK;
 }
 
 /* Can the next file be run? Not once a signal was noted, for which standard input is no end of waiting. */
@@ -224,8 +313,14 @@ static bool ready(const char *path) {
 
 static void run_files(tally *sum) {
   const file_list *files = &sum->options->files;
-  oracle_options settings = {.limit_ms = sum->options->limit_ms, .pin = true};
+  oracle_options settings = {
+      .limit_ms = sum->options->limit_ms, .pin = true, .without = sum->options->without};
   ls_error error = {0};
+  if (!drill_prepare(&settings, &test)) {
+    cli_complain("LOCKSTEP_DRILL names no mnemonic");
+    sum->failed = CLI_USAGE;
+    return;
+  }
   interrupt_watch();
   error.status = oracle_create(&settings, &sum->o, &error);
   if (error.status != LS_OK) {
@@ -234,7 +329,8 @@ static void run_files(tally *sum) {
   }
   while (sum->begun < files->count && !sum->failed && ready(files->paths[sum->begun]))
     run_file(sum, files->paths[sum->begun++]);
-  if (sum->unreadable == files->count)
+  if (sum->begun == files->count && unusable(sum) == files->bad + files->count - other_inputs(sum) &&
+      !sum->failed)
     cli_complain(
         "nothing was run: none of the %zu files is an entry; `lockstep import` makes entries of machine code",
         files->count);
@@ -244,14 +340,19 @@ static void run_files(tally *sum) {
 static int run_all(const run_options *options) {
   tally sum = {.options = options, .errors = options->files.errors};
   sum.entries = options->json ? json_array() : NULL;
+  sum.skipped = json_object();
+  sum.others = json_object();
   if (options->files.count == 0)
     cli_complain("nothing to run: no file was found; `lockstep generate -n 100 -o DIR` makes entries");
   else
     run_files(&sum);
   if (options->json)
     summary_json(&sum);
-  else if (tally_count(&sum) + unusable(&sum) > 0 || cut_short(&sum))
+  else if (!options->listed &&
+           (tally_count(&sum) + unusable(&sum) + other_inputs(&sum) > 0 || cut_short(&sum)))
     summary_text(&sum);
+  json_decref(sum.skipped);
+  json_decref(sum.others);
   return run_status(&sum);
 }
 
@@ -261,7 +362,7 @@ int cmd_run(int argc, char **argv) {
       parse_option,
       "FILE|DIR...",
       "Replays entries in the reference and in the calling thread and compares everything. Directories are "
-      "searched for files.\vExample: lockstep run corpus/ crash-1f2e\n\n" CLI_EXIT_CODES,
+      "searched for files.\vExample: lockstep run --quiet corpus/\n\n" CLI_EXIT_CODES,
       cli_help,
       NULL,
       NULL};

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "forms/scan.h"
 #include "oracle/listing.h"
 #include "testcase/testcase_codec.h"
 
@@ -24,6 +25,13 @@ static ls_image *lay_out(const testcase *test, ls_error *error) {
 static const char *const cpu_bits[] = {"AVX",       "AVX2",        "AVX-512F", "AVX-512BW", "AVX-512VL",
                                        "AVX-512DQ", "AVX-512VBMI", "BMI2",     "AMD",       "Intel"};
 
+static feature_set needs_of(const testcase *test) {
+  feature_set needs = 0;
+  for (uint32_t i = 0; i < test->count; i++)
+    needs |= scan_instruction(&test->instructions[i]).needs;
+  return needs;
+}
+
 static void print_header(FILE *to, const testcase *test) {
   char name[33];
   testcase_name(test, name);
@@ -31,7 +39,13 @@ static void print_header(FILE *to, const testcase *test) {
   for (unsigned bit = 0; bit < sizeof cpu_bits / sizeof cpu_bits[0]; bit++)
     if (test->cpu >> bit & 1)
       fprintf(to, " %s", cpu_bits[bit]);
-  fprintf(to, "%s\nfuel: %u\n", test->cpu == 0 ? " unknown" : "", test->fuel);
+  fprintf(to, "%s\nneeds:", (test->cpu & ~TESTCASE_ANYWHERE) == 0 ? " unknown" : "");
+  feature_set needs = needs_of(test);
+  for (unsigned i = 0; i < features_count(); i++)
+    if (needs >> i & 1)
+      fprintf(to, " %s", feature_name(i));
+  fprintf(to, "%s%s\nfuel: %u\n", needs ? "" : " nothing that not every x86-64 has",
+          test->cpu & TESTCASE_ANYWHERE ? "; runs anywhere" : "", test->fuel);
 }
 
 static void print_state(FILE *to, const testcase *test) {
@@ -167,10 +181,20 @@ static json_t *patches_json(const testcase *test) {
   return value;
 }
 
+static json_t *needs_json(const testcase *test) {
+  json_t *names = json_array();
+  feature_set needs = needs_of(test);
+  for (unsigned i = 0; i < features_count(); i++)
+    if (needs >> i & 1)
+      json_array_append_new(names, json_string(feature_name(i)));
+  return names;
+}
+
 json_t *show_json(const testcase *test) {
   char name[33];
   testcase_name(test, name);
-  return json_pack("{ss so si so si si si si so so}", "name", name, "cpu", json_hex(test->cpu), "fuel",
+  return json_pack("{ss so so sb si so si si si si so so}", "name", name, "cpu", json_hex(test->cpu), "needs",
+                   needs_json(test), "anywhere", (test->cpu & TESTCASE_ANYWHERE) != 0, "fuel",
                    (int)test->fuel, "program", program_json(test), "vectors", test->vectors, "data",
                    test->fill[TESTCASE_DATA], "constants", test->fill[TESTCASE_CONST], "stack",
                    test->fill[TESTCASE_STACK], "state", state_json(test), "patches", patches_json(test));
@@ -242,7 +266,7 @@ int cmd_show(int argc, char **argv) {
       "FILE...",
       "Prints entries: the program as it is laid out, with its links and what was inserted for them, and "
       "what of the initial state and memory is not the usual start.\v"
-      "Example: lockstep show corpus/fuzz_run/0123abcd\n\n" CLI_EXIT_CODES,
+      "Example: lockstep show corpus/fuzz_run/00*\n\n" CLI_EXIT_CODES,
       cli_help,
       NULL,
       NULL};

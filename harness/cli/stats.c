@@ -61,15 +61,39 @@ static json_t *json_reasons(const uint64_t counts[ORACLE_REASONS]) {
   return reasons;
 }
 
+static unsigned above_limits(const stats *s) {
+  unsigned count = 0;
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    count += stats_above_limit(s, (oracle_reason)i);
+  return count;
+}
+
+static json_t *above_limits_json(const stats *s) {
+  json_t *names = json_array();
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    if (stats_above_limit(s, (oracle_reason)i))
+      json_array_append_new(names, json_string(oracle_reason_name((oracle_reason)i)));
+  return names;
+}
+
+static int stats_status(const arguments *a) {
+  if (a->sum.counts.verdicts[VERDICT_DIFFERENT] > 0)
+    return CLI_DIFFERENCE;
+  if (a->trouble)
+    return CLI_BAD;
+  return above_limits(&a->sum) > 0 ? CLI_OPEN : CLI_OK;
+}
+
 static void print_json(const arguments *a) {
   const stats *s = &a->sum;
   const uint64_t *v = s->counts.verdicts;
-  json_t *top = json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:o, s:o, s:O, s:O}", "programs",
-                          s->programs, "seconds", seconds(s), "per_second", rate(s), "forms_allowed",
-                          s->forms_allowed, "forms_seen", s->forms_seen, "same", v[VERDICT_SAME], "different",
-                          v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE], "refused",
-                          v[VERDICT_REFUSED], "reasons", json_reasons(s->counts.reasons), "once",
-                          json_reasons(s->counts.once), "findings", a->findings, "errors", a->errors);
+  json_t *top = json_pack(
+      "{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O}", "programs", s->programs,
+      "seconds", seconds(s), "per_second", rate(s), "forms_allowed", s->forms_allowed, "forms_seen",
+      s->forms_seen, "same", v[VERDICT_SAME], "different", v[VERDICT_DIFFERENT], "inconclusive",
+      v[VERDICT_INCONCLUSIVE], "refused", v[VERDICT_REFUSED], "skipped", v[VERDICT_SKIPPED], "reasons",
+      json_reasons(s->counts.reasons), "once", json_reasons(s->counts.once), "above_limit",
+      above_limits_json(s), "findings", a->findings, "errors", a->errors);
   json_dumpf(top, stdout, JSON_COMPACT); /* one line: ci/fuzz ends with it */
   putchar('\n');
   json_decref(top);
@@ -106,9 +130,14 @@ static void print_people(const arguments *a) {
     if (s->counts.once[i])
       printf("  once only       %llu %s, which did not come again\n", (unsigned long long)s->counts.once[i],
              oracle_reason_name((oracle_reason)i));
+  for (int i = REASON_NONE + 1; i < ORACLE_REASONS; i++)
+    if (stats_above_limit(s, (oracle_reason)i))
+      printf("TOO MANY %s: %.4f %% of all programs, and %.4f %% are explained\n",
+             oracle_reason_name((oracle_reason)i), percent(s->counts.reasons[i], s->programs),
+             100 * stats_limit((oracle_reason)i));
   for (size_t i = 0; i < json_array_size(a->findings); i++)
     printf("FINDING %s\n", json_string_value(json_array_get(a->findings, i)));
-  if (!a->named)
+  if (!a->named && v[VERDICT_DIFFERENT] == 0)
     puts("nothing diverged");
 }
 
@@ -144,8 +173,7 @@ int cmd_stats(int argc, char **argv) {
       "FILE...",
       "Adds up the accounts of fuzzing processes, which each write one to the file named by "
       "LOCKSTEP_STATS.\v" CLI_EXIT_CODES
-      "\n\nExample: LOCKSTEP_STATS=/tmp/a build/fuzz/bin/fuzz_run -max_total_time=10 /tmp/new "
-      "corpus/fuzz_run; build/fuzz/bin/lockstep stats /tmp/a",
+      "\n\nExample: LOCKSTEP_STATS=account replay_fuzz_run corpus/fuzz_run; lockstep stats account",
       cli_help,
       NULL,
       NULL};
@@ -162,7 +190,5 @@ int cmd_stats(int argc, char **argv) {
     print_people(&a);
   json_decref(a.findings);
   json_decref(a.errors);
-  if (a.trouble || !cli_flush())
-    return CLI_BAD;
-  return CLI_OK;
+  return stats_status(&a);
 }

@@ -8,9 +8,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const char *keep_folder(void) {
-  const char *folder = getenv("LOCKSTEP_KEEP");
+static const char *folder_named_by(const char *variable) {
+  const char *folder = getenv(variable);
   return folder && *folder ? folder : NULL;
+}
+
+const char *keep_folder(void) {
+  return folder_named_by("LOCKSTEP_KEEP");
+}
+
+const char *keep_findings(void) {
+  return folder_named_by("LOCKSTEP_FINDINGS");
 }
 
 /* snprintf that fails where the text does not fit. */
@@ -52,8 +60,8 @@ static bool write_file(const char *path, const uint8_t *data, size_t size) {
  * renames last replaces a file that is equal. */
 bool keep_bytes(const char *folder, const char *reason, const char *name, const uint8_t *data, size_t size) {
   char below[PATH_MAX], path[PATH_MAX], temporary[PATH_MAX];
-  if (!PUT_PATH(below, "%s/%s", folder, reason) || !PUT_PATH(path, "%s/%s/%s", folder, reason, name) ||
-      !PUT_PATH(temporary, "%s/%s/.%s.%d", folder, reason, name, (int)getpid()))
+  if (!PUT_PATH(below, "%s%s%s", folder, reason ? "/" : "", reason ? reason : "") ||
+      !PUT_PATH(path, "%s/%s", below, name) || !PUT_PATH(temporary, "%s/.%s.%d", below, name, (int)getpid()))
     return false;
   if (access(path, F_OK) == 0)
     return true;
@@ -67,12 +75,19 @@ bool keep_bytes(const char *folder, const char *reason, const char *name, const 
   return false;
 }
 
-bool keep_open(const char *folder, const testcase *test, const oracle_result *result) {
-  if (!folder || result->reason == REASON_NONE)
-    return true;
+static bool keep_test(const char *folder, const char *reason, const testcase *test) {
   char name[33];
   uint8_t data[TESTCASE_SIZE_MAX];
   size_t size = testcase_encode(test, data, sizeof data);
   testcase_name(test, name);
-  return keep_bytes(folder, oracle_reason_name(result->reason), name, data, size);
+  return keep_bytes(folder, reason, name, data, size);
+}
+
+bool keep_open(const char *folder, const testcase *test, const oracle_result *result) {
+  bool open = result->verdict == VERDICT_INCONCLUSIVE || result->verdict == VERDICT_REFUSED;
+  return !folder || !open || keep_test(folder, oracle_reason_name(result->reason), test);
+}
+
+bool keep_finding(const char *folder, const testcase *test) {
+  return keep_test(folder, NULL, test);
 }

@@ -59,6 +59,40 @@ void stats_add(stats *sum, const stats *more) {
   }
 }
 
+/* ---- Limits ---- */
+
+/* The one place of these numbers; docs/INTERNALS.md ("What stays open") has their reasons. */
+static const double limits[ORACLE_REASONS] = {
+    [REASON_NONE] = 1,
+    [REASON_TIMEOUT] = 1e-4,
+    [REASON_STACK_POINTER] = 1, /* of fuzz_inspect alone */
+    [REASON_REFERENCE_UNSTABLE] = 1e-5,
+    [REASON_THREAD_UNSTABLE] = 1e-5,
+    [REASON_REFERENCE_LOST] = 1e-4,
+    [REASON_POLICY] = 0.02,
+    [REASON_FS_GS] = 1e-3,
+    [REASON_FOREIGN] = 1e-3,
+    [REASON_ADDRESS] = 1e-3,
+    [REASON_SYSCALL] = 1, /* kernels without Syscall User Dispatch */
+    [REASON_PROGRAM] = 1e-3,
+    [REASON_STATE] = 1e-3,
+    [REASON_NO_REFERENCE] = 0,
+    [REASON_FEATURE] = 1, /* seeds of richer machines */
+};
+
+double stats_limit(oracle_reason reason) {
+  return limits[reason];
+}
+
+/* By more than four deviations of a Poisson count, and a few that a short run may always have. */
+bool stats_above_limit(const stats *s, oracle_reason reason) {
+  double explained = limits[reason] * (double)s->programs;
+  double more = (double)s->counts.reasons[reason] - explained - 3;
+  return limits[reason] < 1 && more > 0 && more * more > 16 * explained;
+}
+
+/* ---- Files ---- */
+
 /* Room on the disk is taken now: a mapped page without would be SIGBUS later. What is no plain file is left
  * alone. */
 static int make_file(const char *path) {

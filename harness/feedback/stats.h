@@ -27,6 +27,14 @@ void stats_allow(stats *s, form_id form);
 /* Counts the allowed forms and those of them that were seen. */
 void stats_finish(stats *s);
 
+/* The largest share of all programs that a reason for an inconclusive or refused verdict may have:
+ * docs/INTERNALS.md explains that many, and more is a fault of ours until it is explained. 1 where there is
+ * no limit. */
+double stats_limit(oracle_reason reason);
+
+/* Is the reason's count above its limit, by more than chance explains? */
+bool stats_above_limit(const stats *s, oracle_reason reason);
+
 /* Adds `more` to `sum`, whose time becomes that from the earlier begin to the later end. */
 void stats_add(stats *sum, const stats *more);
 

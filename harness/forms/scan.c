@@ -63,6 +63,7 @@ static void find_field(const ZydisDecodedInstruction *instruction, const ZydisDe
 
 static scan_info info_of(const ZydisDecodedInstruction *instruction, const ZydisDecodedOperand *operands) {
   scan_info info = {.row = policy_of(instruction, operands),
+                    .needs = features_needed(instruction),
                     .form = form_of(instruction, operands),
                     .written_vectors = written_vectors(instruction, operands),
                     .written_gprs = written_gprs(instruction, operands),

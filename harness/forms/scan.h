@@ -3,10 +3,12 @@
 #ifndef HARNESS_SCAN_H
 #define HARNESS_SCAN_H
 
+#include "forms/features.h"
 #include "forms/policy.h"
 
 typedef struct scan_info {
   const policy_row *row;    /* never NULL; the ordinary row where nothing decodes */
+  feature_set needs;        /* of the processor */
   form_id form;             /* FORM_NONE if the catalogue has none, or nothing decodes */
   uint32_t written_vectors; /* masks, see registers.h */
   uint16_t written_gprs, address_gprs;

@@ -36,6 +36,10 @@ void inspector_destroy(inspector *i) {
   free(i);
 }
 
+void inspector_hide(inspector *i, feature_set without) {
+  reference_hide(i->reference, without);
+}
+
 ls_executor *inspector_reference(const inspector *i) {
   return reference_child(i->reference);
 }
@@ -284,9 +288,14 @@ ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_
     return status;
   i->reason = reason;
   i->counts.left_out[reason]++;
+  i->reason = reason;
   i->verdict = reason ? INSPECT_LEFT_OUT : i->trouble ? INSPECT_DIFFERENT : INSPECT_SAME;
   *what = i->verdict;
   return LS_OK;
+}
+
+oracle_reason inspector_reason(const inspector *i) {
+  return i->reason;
 }
 
 const char *inspector_trouble(const inspector *i) {

@@ -35,9 +35,15 @@ typedef struct inspector inspector;
 ls_status inspector_create(inspector **out, const crew_options *options, ls_error *error);
 void inspector_destroy(inspector *i);
 
+/* From now on the processor is taken to lack these features: programs that need them are left out. */
+void inspector_hide(inspector *i, feature_set without);
+
 /* Takes any bytes (inspect/subject.h). Errors are the host's. */
 ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_verdict *what,
                         ls_error *error);
+
+/* Why the last program was left out; REASON_NONE: it was not. */
+oracle_reason inspector_reason(const inspector *i);
 
 /* What was wrong with the last run; NULL: nothing. */
 const char *inspector_trouble(const inspector *i);

@@ -21,7 +21,7 @@ struct inspector {
   const char *trouble; /* what is wrong, or NULL */
   const look *at;      /* what was seen then, or NULL */
   inspect_verdict verdict;
-  oracle_reason reason;
+  oracle_reason reason; /* it was left out */
   inspect_counts counts;
 };
 

@@ -30,6 +30,7 @@ struct reference {
   ls_image *image, *moved_image;
   ls_instruction order[SUBJECT_MAX];
   scan_info infos[SUBJECT_MAX];
+  feature_set lacking;
   const subject *s;
   uint32_t limit_ms;
   ls_outcome outcome;
@@ -65,12 +66,19 @@ ls_status reference_create(reference **out, ls_error *error) {
   ls_status status = r->image && r->moved_image ? LS_OK : no_memory(error, "a code image");
   if (!status)
     status = create_executors(r, error);
+  if (!status)
+    status = features_probe(r->child, &r->lacking, error);
+  r->lacking = features_without(~r->lacking); /* it held what there is */
   if (status) {
     reference_destroy(r);
     return status;
   }
   *out = r;
   return LS_OK;
+}
+
+void reference_hide(reference *r, feature_set without) {
+  r->lacking |= features_without(without);
 }
 
 void reference_destroy(reference *r) {
@@ -180,11 +188,21 @@ static void forget(reference *r, const subject *s) {
   memset(r->kept, 0, sizeof r->kept);
 }
 
+/* Does an instruction of it need what this processor lacks? */
+static bool lacks_feature(const reference *r) {
+  feature_set needs = 0;
+  for (uint32_t i = 0; i < r->s->count; i++)
+    needs |= r->infos[i].needs;
+  return needs & r->lacking && !r->s->anywhere;
+}
+
 /* Runs it as it is laid out. *reason as reference_run says. */
 static ls_status try_program(reference *r, oracle_reason *reason, ls_error *error) {
   const ls_program program = subject_program(r->s);
   bool uses_x87; /* or not: runs of controllers load it anyway */
   ls_status status = admission_of_program(&program, r->image, r->infos, &uses_x87, reason, error);
+  if (!status && *reason == REASON_NONE && lacks_feature(r))
+    *reason = REASON_FEATURE;
   if (status || *reason != REASON_NONE)
     return status;
   status = run_image(r, r->child, r->image, r->s->entry, error);

@@ -21,6 +21,9 @@ typedef struct inspect_ending {
 ls_status reference_create(reference **out, ls_error *error);
 void reference_destroy(reference *r);
 
+/* From now on the processor is taken to lack these features, and what rests on them. */
+void reference_hide(reference *r, feature_set without);
+
 /* Lays it out and runs it. LS_OK with *reason REASON_NONE: it may run in this process, and *ending is how it
  * ends; with another reason: it may not, or says nothing. Takes away s->movable from a program whose end
  * depends on the order of its instructions, or on where its code is; gives fuel to one that would never end.

@@ -176,6 +176,7 @@ static void take_graph(subject *s, const uint8_t *data, size_t size) {
   memcpy(s->list, g.instructions, g.count * sizeof *s->list);
   s->count = g.count;
   s->entry = g.entry;
+  s->anywhere = false;
 }
 
 static void take_testcase(subject *s, const uint8_t *data, size_t size) {
@@ -188,6 +189,7 @@ static void take_testcase(subject *s, const uint8_t *data, size_t size) {
   memcpy(s->list, test.instructions, test.count * sizeof *s->list);
   s->count = test.count;
   s->entry = 0;
+  s->anywhere = test.cpu & TESTCASE_ANYWHERE;
 }
 
 /* The contents of windows without patches are borrowed from tables that stay. */

@@ -42,6 +42,7 @@ typedef struct subject {
   bool movable;               /* nothing shows that addresses of code matter to it */
   bool repeats[SUBJECT_MAX];  /* per instruction: a repeated string instruction */
   bool loads_ss[SUBJECT_MAX]; /* the same: MOV to SS, behind which no single step stops (SDM vol. 3, 6.8.3) */
+  bool anywhere;              /* it runs even where the processor lacks what it needs (TESTCASE_ANYWHERE) */
   ls_state state;
   testcase_contents contents; /* of memory; the code window's is not used */
   ls_kind kind;               /* of the controller */

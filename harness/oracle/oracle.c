@@ -2,6 +2,7 @@
  * admitted to the thread or not (admission.h). */
 #include "oracle/oracle.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,13 +26,14 @@ struct oracle {
   oracle_counts counts;
   testcase_contents contents;
   scan_info infos[TESTCASE_INSTRUCTIONS_MAX];
-  ls_error why; /* a program was refused */
+  feature_set lacking;
+  ls_error why; /* a program was refused or skipped */
 };
 
 /* ---- Names ---- */
 
 const char *verdict_name(verdict v) {
-  static const char *const names[VERDICTS] = {"same", "different", "inconclusive", "refused"};
+  static const char *const names[VERDICTS] = {"same", "different", "inconclusive", "refused", "skipped"};
   return (unsigned)v < VERDICTS ? names[v] : "unknown";
 }
 
@@ -61,6 +63,7 @@ static const struct {
                         "it makes a system call, which this kernel cannot stop in the thread"},
     [REASON_PROGRAM] = {"program", VERDICT_REFUSED, "it cannot be laid out"},
     [REASON_STATE] = {"state", VERDICT_REFUSED, "the processor does not load its initial state"},
+    [REASON_FEATURE] = {"feature", VERDICT_SKIPPED, "it needs what this CPU lacks"},
 };
 
 const char *oracle_reason_name(oracle_reason reason) {
@@ -92,10 +95,13 @@ ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *e
     status = ls_executor_create(LS_PTRACE, testcase_layout(), &how, &o->reference, error);
   if (!status)
     status = ls_executor_create(LS_SIGNAL, testcase_layout(), &how, &o->thread, error);
+  if (!status)
+    status = features_probe(o->reference, &o->lacking, error);
   if (status) {
     oracle_destroy(o);
     return status;
   }
+  o->lacking = features_without(~o->lacking | o->options.without);
   *out = o;
   return LS_OK;
 }
@@ -266,6 +272,44 @@ static ls_status explain(oracle *o, ls_run *run, oracle_result *result, ls_error
   return LS_OK;
 }
 
+/* ---- What this processor lacks ---- */
+
+static void skip(oracle *o, oracle_result *result, feature_set lacking) {
+  char names[200];
+  features_print(lacking, names, sizeof names);
+  snprintf(o->why.text, sizeof o->why.text, "needs %s, which this CPU lacks", names);
+  turn_down(result, REASON_FEATURE);
+  result->detail = o->why.text;
+}
+
+/* True: an instruction in the test's list cannot run here. */
+static bool skip_lacking(oracle *o, const testcase *test, oracle_result *result) {
+  feature_set needs = 0;
+  for (uint32_t i = 0; i < test->count; i++)
+    needs |= o->infos[i].needs;
+  if (!(needs & o->lacking) || test->cpu & TESTCASE_ANYWHERE)
+    return false;
+  skip(o, result, needs & o->lacking);
+  return true;
+}
+
+/* The same for what the list does not show (bytes that are several instructions, a jump into the middle of
+ * one), once it has run into SIGILL. */
+static void skip_hidden(oracle *o, const testcase *test, oracle_result *result) {
+  const ls_stop *stop = &result->reference.stop;
+  size_t size;
+  const uint8_t *bytes = ls_image_bytes(o->image, &size);
+  uint64_t at = result->reference.state.rip - testcase_layout()->windows[TESTCASE_CODE].address;
+  if (result->verdict != VERDICT_SAME || stop->kind != LS_STOP_FAULT || stop->signal != SIGILL ||
+      at >= size || test->cpu & TESTCASE_ANYWHERE)
+    return;
+  feature_set lacking = scan(bytes + at, size - at).needs & o->lacking;
+  if (lacking)
+    skip(o, result, lacking);
+}
+
+/* ---- One test ---- */
+
 /* Lays the program out and looks through it. *may_run: it may be tried; else the result says why not. */
 static ls_status prepare(oracle *o, const ls_program *program, ls_run *run, oracle_result *result,
                          bool *may_run, ls_error *error) {
@@ -340,9 +384,11 @@ ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_
   result->differences.count = 0;
   result->differences.kept = 0;
   ls_status status = prepare(o, &program, &run, result, &may_run, error);
-  if (may_run) {
+  if (may_run && !skip_lacking(o, test, result)) {
     testcase_contents_make(test, &o->contents);
     status = judge_surely(o, &run, result, error);
+    if (!status)
+      skip_hidden(o, test, result);
   }
   if (status)
     return status;

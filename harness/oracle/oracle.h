@@ -13,10 +13,11 @@ typedef enum verdict {
   VERDICT_DIFFERENT,
   VERDICT_INCONCLUSIVE,
   VERDICT_REFUSED,
+  VERDICT_SKIPPED, /* not run: this processor lacks what it needs */
   VERDICTS
 } verdict;
 
-const char *verdict_name(verdict v); /* "same", "different", "inconclusive", "refused" */
+const char *verdict_name(verdict v); /* "same", "different", "inconclusive", "refused", "skipped" */
 
 /* Why a verdict was given; counted one by one. */
 typedef enum oracle_reason {
@@ -33,6 +34,7 @@ typedef enum oracle_reason {
   REASON_SYSCALL,            /* refused: a system call, and this kernel cannot trap it in thread */
   REASON_PROGRAM,            /* refused: cannot be laid out */
   REASON_STATE,              /* refused: the CPU does not load this state */
+  REASON_FEATURE,            /* skipped: an instruction of it is #UD here, for want of a feature */
   ORACLE_REASONS
 } oracle_reason;
 
@@ -42,9 +44,10 @@ const char *oracle_reason_sentence(oracle_reason reason); /* for people */
 typedef struct oracle oracle;
 
 typedef struct oracle_options {
-  ls_vectors vectors; /* LS_VECTORS_AUTO: all there is */
-  uint32_t limit_ms;  /* CPU time of one run; 0 = 200 */
-  bool pin;           /* keep the calling thread on one CPU that no other Lockstep process has claimed */
+  ls_vectors vectors;  /* LS_VECTORS_AUTO: all there is */
+  uint32_t limit_ms;   /* CPU time of one run; 0 = 200 */
+  bool pin;            /* keep the calling thread on one CPU that no other Lockstep process has claimed */
+  feature_set without; /* to be treated as if the processor lacked them, and what rests on them */
   /* For tests: called after every run in the thread; may damage the outcome or the memory. */
   void (*tamper)(ls_outcome *thread, ls_executor *thread_executor, void *context);
   void *tamper_context;
@@ -54,8 +57,8 @@ typedef struct oracle_result {
   verdict verdict;
   oracle_reason reason;
   uint32_t once;      /* bits 1 << reason: a first verdict for that reason, which did not come again */
-  const char *detail; /* more about a refusal or NULL: the policy row's name, an instruction's trouble; valid
-                         until the next run */
+  const char *detail; /* more about a refusal or NULL: the policy row's name, an instruction's trouble; or
+                         "needs AVX512F, which this CPU lacks"; valid until the next run */
   ls_outcome reference;   /* canonical; meaningful unless refused before it ran */
   ls_outcome thread;      /* canonical; meaningful if same or different */
   comparison differences; /* if different */
@@ -77,7 +80,9 @@ void oracle_destroy(oracle *o);
 
 /* Runs the test in both and compares. Every verdict but `same` is repeated before it is given: a difference
  * must come again in both executors, any other reason in another attempt, a time-out at ten times the limit.
- * Only errors that are not the test's own are returned: no memory, tracing that is not possible any more. */
+ * A test that needs a feature which this processor lacks is skipped, unless it is marked as one that runs
+ * anywhere (TESTCASE_ANYWHERE). Only errors that are not the test's own are returned: no memory, tracing that
+ * is not possible any more. */
 ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error);
 
 /* Runs a test that may run in the thread (LS_ERR_ARGUMENT if it may not), `steps` instructions of it in each

@@ -223,6 +223,8 @@ void testcase_name(const testcase *test, char name[33]) {
   uint8_t bytes[TESTCASE_SIZE_MAX];
   XXH128_canonical_t digest;
   size_t size = testcase_encode(test, bytes, sizeof bytes);
+  memset(bytes + TESTCASE_AT_SUM, 0, TESTCASE_SUM_SIZE);
+  memset(bytes + TESTCASE_AT_CPU, 0, TESTCASE_CPU_SIZE);
   XXH128_canonicalFromHash(&digest, XXH3_128bits(bytes, size));
   for (unsigned i = 0; i < 16; i++) {
     name[2 * i] = "0123456789abcdef"[digest.digest[i] >> 4];

@@ -17,6 +17,10 @@ enum {
   TESTCASE_FUEL_MAX = 65535
 };
 
+/* A bit of testcase.cpu: the test is about an instruction that a processor may lack, and runs where it does.
+ */
+#define TESTCASE_ANYWHERE (1ull << 62)
+
 /* The windows of every test case: ls_layout_default slot 0 without a window of its own for control, which is
  * the last LS_CONTROL_SIZE bytes of the stack. */
 enum {
@@ -40,8 +44,8 @@ typedef struct testcase_patch {
 typedef struct testcase {
   uint32_t count; /* of instructions, at least 1; execution starts at 0 */
   uint32_t fuel;  /* at most TESTCASE_FUEL_MAX; back links cost one each */
-  uint64_t
-      cpu; /* features of the CPU it was made on (testcase_cpu), 0 = unknown; for people, never compared */
+  uint64_t cpu;   /* features of the CPU it was made on (testcase_cpu), 0 = unknown, for people; and
+                     TESTCASE_ANYWHERE. Neither is part of its name */
   uint8_t fill[TESTCASE_WINDOWS]; /* pattern of each window (testcase_fill); [0] is not used */
   uint8_t vectors; /* pattern from which zmm and k registers start; others are stored one by one */
   uint8_t patch_count;
@@ -99,7 +103,8 @@ ls_program testcase_program(const testcase *test);
  * BMI2, 8 AMD, 9 Intel; 63 is always set. */
 uint64_t testcase_cpu(void);
 
-/* XXH3-128 of the encoded bytes as 32 hex digits and a terminator: the entry's name. */
+/* The entry's name, 32 hex digits and a terminator: a hash of what is run (program, state, memory), so that
+ * the same test has the same name wherever it was made. */
 void testcase_name(const testcase *test, char name[33]);
 
 #endif

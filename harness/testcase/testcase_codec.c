@@ -20,7 +20,7 @@ enum {
 static const uint8_t magic[3] = {'L', 'S', 'T'};
 
 /* Where the parts of the header are. */
-enum { AT_VERSION = 3, AT_SIZE = 4, AT_SUM = 6, AT_FUEL = 10 };
+enum { AT_VERSION = 3, AT_SIZE = 4, AT_SUM = TESTCASE_AT_SUM, AT_FUEL = AT_SUM + TESTCASE_SUM_SIZE };
 
 /* Head byte of an instruction: length in bits 0-3, an enum link in 4-5, an enum extra in 6-7. */
 enum link { LINK_NEXT_IN_LIST, LINK_INDEX, LINK_LEAVES };

@@ -12,4 +12,7 @@ const ls_state *testcase_base_state(uint8_t vectors);
  * the arrays of instructions and patches hold stays as it is. */
 void testcase_clear(testcase *test);
 
+/* Where the header holds what is not the test's own, the checksum and testcase.cpu. */
+enum { TESTCASE_AT_SUM = 6, TESTCASE_SUM_SIZE = 4, TESTCASE_AT_CPU = 12, TESTCASE_CPU_SIZE = 8 };
+
 #endif
