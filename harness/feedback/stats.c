@@ -64,19 +64,18 @@ void stats_add(stats *sum, const stats *more) {
 /* The one place of these numbers; docs/INTERNALS.md ("What stays open") has their reasons. */
 static const double limits[ORACLE_REASONS] = {
     [REASON_NONE] = 1,
-    [REASON_TIMEOUT] = 1e-4,
+    [REASON_TIMEOUT] = 1e-6,
     [REASON_STACK_POINTER] = 1, /* of fuzz_inspect alone */
-    [REASON_REFERENCE_UNSTABLE] = 1e-5,
-    [REASON_THREAD_UNSTABLE] = 1e-5,
-    [REASON_REFERENCE_LOST] = 1e-4,
-    [REASON_POLICY] = 0.02,
-    [REASON_FS_GS] = 1e-3,
-    [REASON_FOREIGN] = 1e-3,
-    [REASON_ADDRESS] = 1e-3,
+    [REASON_REFERENCE_UNSTABLE] = 1e-6,
+    [REASON_THREAD_UNSTABLE] = 1e-6,
+    [REASON_REFERENCE_LOST] = 1e-5,
+    [REASON_POLICY] = 1e-5,
+    [REASON_FS_GS] = 1e-5,
+    [REASON_FOREIGN] = 1e-5,
+    [REASON_ADDRESS] = 1e-5,
     [REASON_SYSCALL] = 1, /* kernels without Syscall User Dispatch */
-    [REASON_PROGRAM] = 1e-3,
-    [REASON_STATE] = 1e-3,
-    [REASON_NO_REFERENCE] = 0,
+    [REASON_PROGRAM] = 1e-5,
+    [REASON_STATE] = 1e-5,
     [REASON_FEATURE] = 1, /* seeds of richer machines */
 };
 

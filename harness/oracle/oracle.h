@@ -56,9 +56,9 @@ typedef struct oracle_options {
 typedef struct oracle_result {
   verdict verdict;
   oracle_reason reason;
-  uint32_t once;      /* bits 1 << reason: a first verdict for that reason, which did not come again */
-  const char *detail; /* more about a refusal or NULL: the policy row's name, an instruction's trouble; or
-                         "needs AVX512F, which this CPU lacks"; valid until the next run */
+  uint32_t once;          /* bits 1 << reason: a first verdict for that reason, which did not come again */
+  const char *detail;     /* more about a refusal or NULL: the policy row's name, an instruction's trouble; or
+                             "needs AVX512F, which this CPU lacks"; valid until the next run */
   ls_outcome reference;   /* canonical; meaningful unless refused before it ran */
   ls_outcome thread;      /* canonical; meaningful if same or different */
   comparison differences; /* if different */
