@@ -218,17 +218,39 @@ static void test_generate_over_damage(void **state) {
   expect("cmp again/* kept && test \"$(ls -A again | wc -l)\" = 1", 0);
 }
 
-/* An entry of one instruction (nop), which any CPU runs. */
-static void write_entry(const char *path, uint32_t fuel) {
-  static testcase test;
+static void write_testcase(const char *path, const testcase *test) {
   static uint8_t data[TESTCASE_SIZE_MAX];
-  testcase_init(&test);
-  test.fuel = fuel;
-  size_t size = testcase_encode(&test, data, sizeof data);
+  size_t size = testcase_encode(test, data, sizeof data);
   FILE *file = fopen(path, "w");
   assert_non_null(file);
   assert_int_equal(fwrite(data, 1, size, file), size);
   assert_int_equal(fclose(file), 0);
+}
+
+/* An entry of one instruction (nop), which any CPU runs. */
+static void write_entry(const char *path, uint32_t fuel) {
+  static testcase test;
+  testcase_init(&test);
+  test.fuel = fuel;
+  write_testcase(path, &test);
+}
+
+/* Out of fuel before an indirect branch, in text and in JSON. */
+static void test_part_before(void **state) {
+  (void)state;
+  static testcase test;
+  testcase_init(&test); /* nop; ret */
+  test.count = 2;
+  test.instructions[0].next = 1;
+  test.instructions[1] = (ls_instruction){.next = LS_NONE, .jump = LS_NONE, .length = 1, .bytes = {0xc3}};
+  test.fuel = 0;
+  write_testcase("returns", &test);
+  expect("$L run returns", 0);
+  expect_text(output, "fuel, before instruction #1");
+  expect("$L run --json returns", 0);
+  expect_text(output, "\"before\"");
+  expect("$L show --json returns", 0);
+  expect_text(output, "\"before\"");
 }
 
 static void test_bad_files(void **state) {
@@ -573,6 +595,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_writing_interrupted),
       cmocka_unit_test(test_generate_over_damage),
       cmocka_unit_test(test_bad_files),
+      cmocka_unit_test(test_part_before),
       cmocka_unit_test(test_run_interrupted),
       cmocka_unit_test(test_run_interrupted_at_work),
       cmocka_unit_test(test_forms),

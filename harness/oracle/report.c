@@ -27,7 +27,10 @@ static const char *signal_name(int number) {
 }
 
 static void print_place(FILE *to, const ls_stop *stop) {
-  static const char *const parts[] = {"in", "behind", "on the jump of"};
+  static const char *const parts[] = {[LS_PART_BODY] = "in",
+                                      [LS_PART_NEXT] = "behind",
+                                      [LS_PART_JUMP] = "on the jump of",
+                                      [LS_PART_BEFORE] = "before"};
   if (stop->instruction == LS_NONE)
     fputs(", outside the program", to);
   else
