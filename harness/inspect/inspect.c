@@ -286,16 +286,11 @@ ls_status inspector_run(inspector *i, const uint8_t *data, size_t size, inspect_
     status = confirm(i, &reason, error);
   if (status)
     return status;
-  i->reason = reason;
   i->counts.left_out[reason]++;
   i->reason = reason;
   i->verdict = reason ? INSPECT_LEFT_OUT : i->trouble ? INSPECT_DIFFERENT : INSPECT_SAME;
   *what = i->verdict;
   return LS_OK;
-}
-
-oracle_reason inspector_reason(const inspector *i) {
-  return i->reason;
 }
 
 const char *inspector_trouble(const inspector *i) {

@@ -48,9 +48,6 @@ oracle_reason inspector_reason(const inspector *i);
 /* What was wrong with the last run; NULL: nothing. */
 const char *inspector_trouble(const inspector *i);
 
-/* Why the last run was left out, or REASON_NONE. */
-oracle_reason inspector_reason(const inspector *i);
-
 /* All about it. */
 void inspector_report(FILE *to, inspector *i);
 
