@@ -153,8 +153,13 @@ static void entry_text(tally *sum, const char *path, const oracle_result *result
   else
     printf("%s%s%s\n", oracle_reason_sentence(result->reason), result->detail ? ": " : "",
            result->detail ? result->detail : "");
-  if (result->verdict == VERDICT_DIFFERENT)
+  if (result->verdict == VERDICT_DIFFERENT) {
+    char name[33];
+    testcase_name(&test, name);
     report_difference(stdout, &test, result, sum->o);
+    if (keep_findings() != NULL && !sum->unkept)
+      printf("FINDING %s/%s\n", keep_findings(), name);
+  }
 }
 
 static void unreadable(tally *sum, const char *path, const char *why) {
