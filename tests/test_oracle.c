@@ -347,6 +347,26 @@ static void returns_are_looked_into_when_they_matter(void **unused) {
   assert_string_equal(result.detail, "fs-gs");
 }
 
+/* No processor but Knights Corner has this one: KAND k1, k2. */
+static void what_is_lacking_is_skipped(void **unused) {
+  (void)unused;
+  begin();
+  one("\xc4\xe1\x78\x41\xca", 5);
+  judge();
+  assert_string_equal(verdict_name(result.verdict), "skipped");
+  assert_string_equal(oracle_reason_name(result.reason), "feature");
+  assert_string_equal(result.detail, "needs KNC, which this CPU lacks");
+  test.cpu |= TESTCASE_ANYWHERE;
+  judge();
+  assert_string_equal(verdict_name(result.verdict), "same");
+  assert_int_equal(result.reference.stop.signal, SIGILL);
+  one("\x90\xc4\xe1\x78\x41\xca", 6); /* behind a NOP that seems to be all */
+  judge();
+  assert_string_equal(verdict_name(result.verdict), "skipped");
+  assert_string_equal(result.detail, "needs KNC, which this CPU lacks");
+  assert_int_equal(oracle_counts_of(the_oracle)->verdicts[VERDICT_SKIPPED], 2);
+}
+
 /* time() in the vsyscall page writes where RDI says, in whichever process it is called. */
 static void vsyscalls_are_refused(void **unused) {
   (void)unused;
@@ -425,6 +445,7 @@ int main(void) {
       cmocka_unit_test(hidden_instructions_do_no_harm),
       cmocka_unit_test(literal_branches_are_followed),
       cmocka_unit_test(returns_are_looked_into_when_they_matter),
+      cmocka_unit_test(what_is_lacking_is_skipped),
       cmocka_unit_test(vsyscalls_are_refused),
       cmocka_unit_test(the_gate_is_the_same_in_both),
       cmocka_unit_test(endless_loops_are_inconclusive),

@@ -322,6 +322,12 @@ static void test_name_and_size(void **state) {
   test.fuel--;
   testcase_name(&test, other);
   assert_string_not_equal(name, other);
+  test.fuel++;
+  for (unsigned bit = 0; bit < 64; bit++) { /* the machine and the flag are not the test */
+    test.cpu = 1ull << bit;
+    testcase_name(&test, other);
+    assert_string_equal(name, other);
+  }
   size_t size = testcase_encode(&test, data, sizeof data);
   assert_true(size < 256);
   assert_true(testcase_cpu() >> 63);
