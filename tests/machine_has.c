@@ -95,7 +95,7 @@ static bool is_without_tsan(void) {
   return !TSAN;
 }
 
-static bool is_without_shadow(void) {
+static bool is_without_sanitizer(void) {
   return !TSAN && !ASAN;
 }
 
@@ -117,7 +117,7 @@ static const struct thing {
     {"fsgsbase", has_fsgsbase, "needs FSGSBASE, which this CPU or kernel lacks"},
     {"dispatch", has_dispatch, "needs Syscall User Dispatch, Linux 5.11, which this kernel lacks"},
     {"code32", has_code32, "needs 32-bit code, which this system refuses"},
-    {"no_shadow", is_without_shadow, "needs addresses that the sanitizer keeps to itself"},
+    {"no_sanitizer", is_without_sanitizer, "needs addresses and system calls that a sanitizer has for itself"},
     {"ptrace", has_ptrace, NULL},
     {"seccomp", has_seccomp, "needs seccomp filters, which this system refuses"},
     {"mseal", has_mseal, "needs mseal, Linux 6.10, which this kernel lacks"},
