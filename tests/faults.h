@@ -8,6 +8,7 @@
 
 #include "executor.h"
 #include "flags.h"
+#include "left_out.h"
 #include "must.h"
 #include "places.h"
 
@@ -69,6 +70,8 @@ static inline void destroy_images(void) {
 }
 
 static inline bool can_run(int i, ls_executor *executor) {
+  if (left_out(guests[i].name))
+    return false;
   if (i == SYSCALL_GUEST)
     return executor->kind == LS_PTRACE || in_part("dispatch");
   return i < IN_REFERENCE || in_part("fsgsbase");

@@ -1,0 +1,118 @@
+/* Faults of an emulated CPU that tests of Lockstep run into, each shown without Lockstep: by a few instructions, a signal
+ * handler and the kernel. For each a line on standard output: its name, and "yes" if this machine has it. */
+#define _GNU_SOURCE
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t seen, code;
+static uint8_t *room; /* a page to run code in */
+static uint64_t go_on;
+
+static void on_signal(int number, siginfo_t *info, void *context) {
+  greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
+  seen = number;
+  code = info->si_code;
+  regs[REG_RIP] = (greg_t)go_on;
+  regs[REG_EFL] &= ~0x40100; /* TF, AC */
+}
+
+/* Runs `asm_text`, and returns the signal it raised, or 0. The stack pointer is put back. */
+#define RAISES(asm_text)                                                                                               \
+  ({                                                                                                                   \
+    seen = 0;                                                                                                          \
+    __asm__ volatile("lea 1f(%%rip), %%rax\n mov %%rax, %0\n mov %%rsp, %%r12\n" asm_text                              \
+                     "\n1: mov %%r12, %%rsp\n"                                                                         \
+                     : "=m"(go_on)                                                                                     \
+                     : "r"(room)                                                                                       \
+                     : "rax", "rcx", "rdx", "rbx", "rsi", "rdi", "r8", "r9", "r12", "xmm0", "xmm1", "memory", "cc");   \
+    (int)seen;                                                                                                         \
+  })
+
+static int alignment_is_not_checked(void) {
+  int raised = RAISES("mov %1, %%rdx\n sub $128, %%rsp\n pushfq\n orl $0x40000, (%%rsp)\n popfq\n mov 1(%%rdx), %%rcx");
+  __asm__ volatile("sub $128, %%rsp\n pushfq\n andl $~0x40000, (%%rsp)\n popfq\n add $128, %%rsp" : : : "memory", "cc");
+  return raised != SIGBUS;
+}
+
+static int stack_faults_are_general_faults(void) {
+  return RAISES("mov %1, %%rdx\n mov $1, %%r8\n shl $63, %%r8\n mov %%r8, %%rsp\n mov (%%rsp), %%rcx") != SIGBUS;
+}
+
+static int sse_alignment_is_not_checked(void) {
+  return RAISES("mov %1, %%rdx\n movaps 8(%%rdx), %%xmm0") != SIGSEGV;
+}
+
+static int sse_exceptions_are_not_raised(void) {
+  return RAISES("mov %1, %%rdx\n movl $0x1d80, (%%rdx)\n ldmxcsr (%%rdx)\n mov $1, %%ecx\n cvtsi2ss %%ecx, %%xmm0\n"
+                "xorps %%xmm1, %%xmm1\n divss %%xmm1, %%xmm0\n movl $0x1f80, (%%rdx)\n ldmxcsr (%%rdx)") != SIGFPE;
+}
+
+static int denormal_flag_is_not_set(void) {
+  uint32_t mxcsr = 0x1f80, denormal = 1;
+  __asm__ volatile("ldmxcsr %0\n movss %1, %%xmm0\n addss %%xmm0, %%xmm0\n stmxcsr %0"
+                   : "+m"(mxcsr)
+                   : "m"(denormal)
+                   : "xmm0");
+  return !(mxcsr & 2);
+}
+
+static int int1_is_unknown(void) {
+  return RAISES("mov %1, %%rdx\n .byte 0xf1") != SIGTRAP;
+}
+
+static int x87_exceptions_wait_for_fwait(void) {
+  int raised = RAISES("mov %1, %%rdx\n fninit\n movw $0x37b, (%%rdx)\n fldcw (%%rdx)\n fld1\n fldz\n fdivrp\n fld1");
+  __asm__ volatile("fninit");
+  return raised != SIGFPE;
+}
+
+static int x87_pointers_are_lost(void) {
+  static uint8_t image[512] __attribute__((aligned(16)));
+  __asm__ volatile("fninit\n fxsave64 %0" : "+m"(image));
+  memset(image + 8, 0x12, 4);
+  image[0] = 0x40; /* unmasked, and all exceptions pending: without that some CPUs drop the pointers too */
+  image[2] = 0xff;
+  __asm__ volatile("fxrstor64 %0\n fxsave64 %0\n fninit" : "+m"(image));
+  return image[8] != 0x12;
+}
+
+static int reserved_mxcsr_bits_are_loaded(void) {
+  return RAISES("mov %1, %%rdx\n movl $0x80001f80, (%%rdx)\n ldmxcsr (%%rdx)\n movl $0x1f80, (%%rdx)\n"
+                "ldmxcsr (%%rdx)") != SIGSEGV;
+}
+
+static const struct fact {
+  const char *name;
+  int (*holds)(void);
+} facts[] = {
+    {"alignment_is_not_checked", alignment_is_not_checked},
+    {"stack_faults_are_general_faults", stack_faults_are_general_faults},
+    {"sse_alignment_is_not_checked", sse_alignment_is_not_checked},
+    {"sse_exceptions_are_not_raised", sse_exceptions_are_not_raised},
+    {"denormal_flag_is_not_set", denormal_flag_is_not_set},
+    {"x87_exceptions_wait_for_fwait", x87_exceptions_wait_for_fwait},
+    {"x87_pointers_are_lost", x87_pointers_are_lost},
+    {"reserved_mxcsr_bits_are_loaded", reserved_mxcsr_bits_are_loaded},
+    {"int1_is_unknown", int1_is_unknown},
+};
+
+int main(void) {
+  static uint8_t stack[65536];
+  struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+  static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+  sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    sigaction(signals[i], &action, NULL);
+  room = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) {
+    printf("%s %s", facts[i].name, facts[i].holds() ? "yes" : "no");
+    printf(" (signal %d, code %d)\n", (int)seen, (int)code);
+    fflush(stdout);
+  }
+  return 0;
+}
