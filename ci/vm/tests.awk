@@ -31,7 +31,7 @@ line ~ /^\[  FAILED  \] [a-zA-Z_0-9]+$/ && running != "" && status == "fail" {
 line !~ /^\[/ && line ~ /[a-z]/ && line !~ /^[ \t]*</ && reason == "" { reason = line }
 /<\/testcase>/ {
   if (status == "run") print "passed", name
-  else if (status == "notrun" || status == "disabled") print "skipped " name ": " (reason ? reason : "no reason given")
+  else if (status == "notrun" || status == "disabled") print "skipped " name (name ~ /\(/ ? "" : ": " (reason ? reason : "no reason given"))
   else if (running != "") print "failed", name, running, "(" how ")"
   else if (!blamed) print "failed", name, "-", "(" how ")"
 }
