@@ -72,18 +72,23 @@ static inline void time_begin(ls_executor *executor, uint64_t limit_ms) {
   executor->ticked = false;
 }
 
-/* A tick: `ns` have passed since the last. Charges the run with what is its own of that: of what passed
- * before its first tick, at most one tick, for the rest belongs to earlier runs or to the host; after that,
- * no more than a tick can be late by, since more was not seen by any clock interrupt (a hypervisor had taken
- * the CPU away). Returns how many ticks that makes, at least 1. The time is up when time_left is 0. Called by
- * the signal handler too. */
-static inline uint32_t time_passes(ls_executor *executor, uint64_t ns) {
+/* A tick: `ns` have passed since the last. Charges the run with what is its own of that, and returns it: of
+ * what passed before its first tick, at most one tick, for the rest belongs to earlier runs or to the host;
+ * after that, no more than a tick can be late by, since more was not seen by any clock interrupt (a
+ * hypervisor had taken the CPU away). The time is up when time_left is 0. Called by the signal handler too.
+ */
+static inline uint64_t time_charge(ls_executor *executor, uint64_t ns) {
   uint64_t most = executor->tick_ns + (executor->ticked ? TIME_CLOCK_NS : 0);
   ns = ns < most ? ns : most;
   executor->ticked = true;
   if (executor->time_left != TIME_ENDLESS)
     executor->time_left -= ns < executor->time_left ? ns : executor->time_left;
-  uint64_t ticks = (ns + executor->tick_ns / 2) / executor->tick_ns;
+  return ns;
+}
+
+/* The same; returns how many ticks that makes, at least 1. */
+static inline uint32_t time_passes(ls_executor *executor, uint64_t ns) {
+  uint64_t ticks = (time_charge(executor, ns) + executor->tick_ns / 2) / executor->tick_ns;
   return ticks ? (uint32_t)ticks : 1;
 }
 

@@ -635,8 +635,8 @@ ls_status ls_cancel(ls_controller *controller, ls_error *error);
 typedef struct ls_sample {
   uint64_t id; /* as in ls_position */
   uint32_t instruction;
-  uint32_t
-      weight; /* sampling periods that it stands for: more than 1 where the timer is coarser than asked */
+  uint32_t weight; /* sampling periods that it stands for: more than 1 where the timer is coarser than asked
+                      (ls_sample_start) */
   ls_state state;
 } ls_sample;
 
@@ -647,7 +647,17 @@ enum { LS_SAMPLE_RATE_MIN = 10, LS_SAMPLE_RATE_MAX = 1000 };
 
 /* From now on `rate` samples a second of the guest's CPU time, over all runs until ls_sample_stop: to
  * `callback` or, if that is NULL, into a ring of `room` samples (0 = 1024), where new ones are dropped while
- * it is full. Replaces an earlier start; samples not yet read are lost. */
+ * it is full. Replaces an earlier start; samples not yet read are lost.
+ *
+ * Linux looks at timers of CPU time at its clock interrupt only, CONFIG_HZ times a second, often 250. Up to
+ * that rate samples come by such a timer. Above it
+ *   - of LS_SIGNAL by an exact timer, each with weight 1 unless it is late by a period, if `rate` rings of a
+ *     timer take less than a 128th of the time here: with the samples under 2 %. The first run in a process
+ *     that is sampled so fast measures that, in some milliseconds at most, and it holds for all others.
+ *   - else, and of LS_PTRACE, where a stop of the child takes more than that, as many as there are clock
+ *     interrupts, with the weights that make it `rate`.
+ * The exact timer rings while the guest runs, and at most once after: no other sleep of its thread is cut
+ * short. */
 ls_status ls_sample_start(ls_controller *controller, uint32_t rate, ls_sample_callback callback,
                           void *context, uint32_t room, ls_error *error);
 

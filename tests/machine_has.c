@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cpu.h"
@@ -91,6 +92,15 @@ static bool has_mseal(void) {
   return in_child(seal);
 }
 
+/* A clock interrupt that comes less often than a sample shall, and timers that are more exact. */
+static bool has_fine_timer(void) {
+  enum { SELDOM_NS = 2000000, EXACT_NS = 1000 };
+  struct timespec coarse = {0}, exact = {.tv_sec = 1};
+  clock_getres(CLOCK_MONOTONIC_COARSE, &coarse);
+  clock_getres(CLOCK_MONOTONIC, &exact);
+  return coarse.tv_nsec >= SELDOM_NS && !exact.tv_sec && exact.tv_nsec <= EXACT_NS;
+}
+
 static bool is_without_tsan(void) {
   return !TSAN;
 }
@@ -122,6 +132,8 @@ static const struct thing {
     {"ptrace", has_ptrace, NULL},
     {"seccomp", has_seccomp, "needs seccomp filters, which this system refuses"},
     {"mseal", has_mseal, "needs mseal, Linux 6.10, which this kernel lacks"},
+    {"fine_timer", has_fine_timer,
+     "needs high-resolution timers, and a clock interrupt every 2 ms or less often, which this kernel lacks"},
     {"no_tsan", is_without_tsan,
      "needs signals at once and forks among threads, which ThreadSanitizer prevents"},
     {"cxx", has_cxx, "needs a C++ compiler"},

@@ -306,18 +306,36 @@ static void step(thread_record *record, const siginfo_t *info, greg_t *regs, han
 
 /* ---- The guest's signals ---- */
 
+/* How many periods end with this tick of a guest's. */
+static uint32_t ticks_passed(ls_executor *executor, const thread_timer *timer, const siginfo_t *info) {
+  uint64_t passed = 1 + (info->si_overrun > 0 ? (uint64_t)info->si_overrun : 0);
+  return time_passes(executor, passed * timer->tick_ns);
+}
+
+/* The same by the clock, whichever of the two timers has rung. What passed until a tick that finds no guest
+ * was the host's. */
+static uint32_t fine_ticks_passed(ls_executor *executor, thread_timer *timer, place where) {
+  uint64_t passed = timer_passed(timer);
+  uint32_t ticks = where == PLACE_GUEST ? timer_periods(timer, time_charge(executor, passed)) : 0;
+  timer_again(timer);
+  return ticks;
+}
+
 static void tick(thread_record *record, place where, const siginfo_t *info, greg_t *regs,
                  handler_frame *frame) {
+  ls_executor *executor = &record->running->base;
+  uint32_t ticks = 0;
+  if (timer_is_fine(&record->timer))
+    ticks = fine_ticks_passed(executor, &record->timer, where);
+  else if (where == PLACE_GUEST)
+    ticks = ticks_passed(executor, &record->timer, info);
   if (where != PLACE_GUEST)
     return;
-  ls_executor *executor = &record->running->base;
-  uint64_t passed = 1 + (info->si_overrun > 0 ? (uint64_t)info->si_overrun : 0);
-  uint32_t ticks = time_passes(executor, passed * record->timer.tick_ns);
   if (executor->sampling)
     executor->sample_ticks += ticks;
   if (!executor->time_left)
     stop(record, LS_STOP_TIMEOUT, info, regs, frame);
-  else if (executor->sampling)
+  else if (executor->sampling && ticks)
     stop(record, LS_STOP_INTERRUPTED, info, regs, frame);
 }
 
@@ -439,6 +457,8 @@ void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record 
   } else if (is_tick(info, record)) {
     if (executor)
       tick(record, where, info, regs, frame);
+    else if (record)
+      record->timer.lapsed = timer_is_fine(&record->timer);
   } else if (executor && is_dispatched_call(sig, info)) {
     dispatched_call(record, where, info, regs, frame);
   } else if (executor && where == PLACE_HOST && is_leaked_ac(sig, info, regs)) {

@@ -98,7 +98,7 @@ static thread_record *slot_claim(void) {
  */
 static void after_fork_in_child(void) {
   if (thread_current) {
-    thread_current->timer.id = -1;
+    thread_current->timer.id = thread_current->timer.fine = -1;
     thread_current->dispatch = false;
   }
   for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
@@ -225,7 +225,7 @@ void thread_drop_timers(int sig) {
  * calls, and can ring before the guest is entered and so be lost. */
 static int borrow_timer(thread_record *record, const ls_executor *executor) {
   return timer_start(&record->timer, record->tid, executor->options.interrupt_signal, executor->tick_ns,
-                     record);
+                     executor->sampling, record);
 }
 
 /* ---- Attaching and releasing ---- */
@@ -305,7 +305,7 @@ ls_status thread_try(int interrupt_signal, ls_error *error) {
   stack_t stack;
   if (sigaltstack(NULL, &stack))
     return cannot_run(error, "sigaltstack", errno);
-  int why = timer_start(&timer, (int)syscall(SYS_gettid), interrupt_signal, long_enough, NULL);
+  int why = timer_start(&timer, (int)syscall(SYS_gettid), interrupt_signal, long_enough, false, NULL);
   const char *what = timer_call(&timer);
   timer_stop(&timer);
   return why ? cannot_run(error, what, why) : LS_OK;

@@ -109,7 +109,7 @@ ls_status thread_attach(signal_executor *executor, ls_error *error);
 static inline bool thread_ready(const signal_executor *executor) {
   const thread_record *record = thread_current;
   return record && record == executor->data->record && record->serial == executor->serial &&
-         record->epoch == *executor->base.box.epoch && !record->unsure;
+         record->epoch == *executor->base.box.epoch && !(record->unsure | record->timer.lapsed);
 }
 
 /* Deletes the timers of all threads that ring with `sig`, which no executor uses any more. */
