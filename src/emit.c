@@ -57,7 +57,9 @@ static uint32_t offset_of(const writer *w, uint32_t instruction) {
 static void emit_exit(writer *w, uint32_t instruction, ls_part part, ls_stop_kind kind) {
   code_layout *code = w->code;
   uint32_t index = code->exit_count++;
-  code->exits[index] = (image_exit){w->at, instruction, part, kind, code->id[instruction]};
+  code->exits[index] = (image_exit){
+      .stop = {.kind = kind, .instruction = instruction, .part = part, .id = code->id[instruction]},
+      .offset = w->at};
   put(w, "\x48\xc7\x05", 3);
   put_relative(w, cell(w, offsetof(control_cells, exit)), 4);
   put32(w, index);

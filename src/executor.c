@@ -7,6 +7,7 @@
 #include "cpu.h"
 #include "error.h"
 #include "flags.h"
+#include "image.h"
 
 enum { DEFAULT_TICK_MS = 10, DEFAULT_LIMIT_MS = 1000, CS_USER = 0x33, INT3 = 0xcc };
 
@@ -162,7 +163,7 @@ void executor_left(const ls_executor *executor, ls_outcome *outcome) {
     outcome->stop = (ls_stop){.kind = LS_STOP_EXIT, .instruction = LS_NONE, .part = LS_PART_BODY};
     return;
   }
-  outcome->stop = (ls_stop){.kind = at->kind, .instruction = at->instruction, .part = at->part, .id = at->id};
+  outcome->stop = at->stop;
   outcome->state.rip = executor->box.layout.windows[LS_CODE_WINDOW].address + at->offset;
 }
 

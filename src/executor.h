@@ -16,6 +16,14 @@
  * short and save few registers. */
 #define RARE __attribute__((cold, noinline))
 
+/* Of what mostly has the value already, in every run: the stores behind those of a register file wait for
+ * them, one a cycle, while loads and comparisons beside them take nothing. */
+#define ENSURE(place, value)                                                                                 \
+  do                                                                                                         \
+    if ((place) != (value))                                                                                  \
+      (place) = (value);                                                                                     \
+  while (0)
+
 typedef struct executor_ops {
   /* Runs from guest address `entry` with the control cells and executor->time_left as they are; arguments
    * checked, an image loaded. Fills outcome->state (rip: where it stopped, or the gate's address after a jump
@@ -68,8 +76,9 @@ struct ls_executor {
 /* From now on time is charged to a new run, which may use `limit_ms` (0: it has no limit). One tick more than
  * that, since the first comes at any time after the start. */
 static inline void time_begin(ls_executor *executor, uint64_t limit_ms) {
-  executor->time_left = limit_ms ? limit_ms * UINT64_C(1000000) + executor->tick_ns : TIME_ENDLESS;
-  executor->ticked = false;
+  uint64_t left = limit_ms ? limit_ms * UINT64_C(1000000) + executor->tick_ns : TIME_ENDLESS;
+  ENSURE(executor->time_left, left);
+  ENSURE(executor->ticked, false);
 }
 
 /* A tick: `ns` have passed since the last. Charges the run with what is its own of that, and returns it: of
@@ -159,15 +168,9 @@ typedef struct control_cells {
 
 /* An exit point of an image, by the index it leaves in control_cells.exit. */
 typedef struct image_exit {
-  uint32_t offset;      /* of its first byte in the image */
-  uint32_t instruction; /* whose link it is */
-  ls_part part;
-  ls_stop_kind kind; /* LS_STOP_EXIT or LS_STOP_FUEL */
-  uint64_t id;       /* of the instruction */
+  ls_stop stop;    /* of who leaves there, whole: LS_STOP_EXIT or LS_STOP_FUEL, and whose link it is */
+  uint64_t offset; /* of its first byte in the image */
 } image_exit;
-
-/* The exit point `index` of an image, or NULL: the cell can hold anything, since the guest can write it. */
-const image_exit *image_exit_at(const ls_image *image, uint64_t index);
 
 /* The id of instruction `index`, which the program has. */
 uint64_t image_id(const ls_image *image, uint32_t index);

@@ -57,10 +57,6 @@ const ls_range *ls_image_find(const ls_image *image, uint64_t address) {
   return NULL;
 }
 
-const image_exit *image_exit_at(const ls_image *image, uint64_t index) {
-  return index < image->now.exit_count ? &image->now.exits[index] : NULL;
-}
-
 uint64_t image_id(const ls_image *image, uint32_t index) {
   return image->now.id[index];
 }

@@ -47,6 +47,11 @@ struct ls_image {
   code_layout now, spare;
 };
 
+/* The exit point `index` of an image, or NULL: the cell can hold anything, since the guest can write it. */
+static inline const image_exit *image_exit_at(const ls_image *image, uint64_t index) {
+  return index < image->now.exit_count ? &image->now.exits[index] : NULL;
+}
+
 /* The two halves of ls_image_build, for who has to know the size before there is a window to hold it. Until
  * the second succeeds the image answers as before.
  *

@@ -254,7 +254,7 @@ static ls_status run_guest(ls_controller *c, ls_error *error) {
       return LS_OK;
     }
     breakpoint target = {.address = 0};
-    g->run.steps = 0;
+    ENSURE(g->run.steps, 0);
     if (g->goal)
       target = aim(c);
     ls_status status = executor_go(c->executor, &g->run, outcome->state.rip, outcome, error);
@@ -297,7 +297,8 @@ static ls_status begin(ls_controller *c, ls_error *error) {
 static void set_limit(ls_controller *c, uint32_t limit_ms) {
   ls_executor *executor = c->executor;
   time_begin(executor, limit_ms);
-  c->guest.deadline = limit_ms && executor->kind == LS_SIGNAL ? thread_time() + executor->time_left : 0;
+  uint64_t deadline = limit_ms && executor->kind == LS_SIGNAL ? thread_time() + executor->time_left : 0;
+  ENSURE(c->guest.deadline, deadline);
 }
 
 static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits, ls_error *error) {
@@ -311,29 +312,34 @@ static ls_status prepare(ls_controller *c, uint64_t id, const ls_limits *limits,
   ls_status status = sandbox_forked(&executor->box) ? controller_own(c, error) : LS_OK;
   if (status)
     return status;
-  executor->sample_ticks = 0;
+  ENSURE(executor->sample_ticks, 0);
   executor->control->exit = UINT64_MAX;
-  executor->control->fuel = limits && limits->fuel ? limits->fuel : UINT64_MAX;
+  uint64_t fuel = limits && limits->fuel ? limits->fuel : UINT64_MAX;
+  ENSURE(executor->control->fuel, fuel);
   set_limit(c, limits ? limits->limit_ms : 0);
   state->rip = address;
-  if (state->cs != CS_USER) /* the gate reads it together with SS, which takes long just after a store */
-    state->cs = CS_USER;
-  state->fs = state->gs = 0;
+  ENSURE(state->cs, CS_USER); /* the gate reads it together with SS, which takes long just after a store */
+  ENSURE(state->fs, 0);
+  ENSURE(state->gs, 0);
   return LS_OK;
 }
 
 /* Behind its end the controller may be gone, unless `executing` keeps it. A run that did not come about does
  * not end a pause. */
-static void end(ls_controller *c, bool ran) {
+static inline __attribute__((always_inline)) void end(ls_controller *c, bool ran) {
   guest *g = &c->guest;
   goal *left = g->goal;
-  g->goal = NULL;
-  g->paused = g->paused && !ran;
-  g->command = COMMAND_NONE;
-  g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF; /* set where an instruction has faulted */
+  if (left)
+    g->goal = NULL;
+  if (ran)
+    ENSURE(g->paused, false);
+  ENSURE(g->command, COMMAND_NONE);
+  if (g->outcome.state.rflags & RFLAGS_RF) /* set where an instruction has faulted */
+    g->outcome.state.rflags &= ~(uint64_t)RFLAGS_RF;
   atomic_store_explicit(&c->runner, NULL, memory_order_relaxed);
   mailbox_end(&c->box, controller_self(), thread_id(c));
-  goal_conclude(left, LS_ERR_IDLE);
+  if (left)
+    goal_conclude(left, LS_ERR_IDLE);
 }
 
 /* ---- The exit callback, which may destroy the controller ---- */
@@ -358,7 +364,7 @@ uint32_t execute_callbacks(const ls_controller *c, bool forget) {
 }
 
 /* Keeps the controller for itself until the callback has returned, unless that destroys it. */
-static void end_and_call_back(ls_controller *c, const ls_stop *stop) {
+RARE static void end_and_call_back(ls_controller *c, const ls_stop *stop) {
   callback now = {.controller = c, .outer = innermost, .epoch = atomic_load(&c->epoch)};
   atomic_fetch_add(&c->executing, 1);
   end(c, true);
@@ -367,19 +373,6 @@ static void end_and_call_back(ls_controller *c, const ls_stop *stop) {
   innermost = now.outer;
   if (now.controller && now.epoch == atomic_load(&c->epoch))
     atomic_fetch_sub(&c->executing, 1);
-}
-
-/* Field by field, as it was written a moment ago: a load that needs more than one store waits for memory. */
-static void copy_stop(const ls_stop *from, ls_stop *to) {
-  to->kind = from->kind;
-  to->instruction = from->instruction;
-  to->part = from->part;
-  to->reserved = from->reserved;
-  to->id = from->id;
-  to->signal = from->signal;
-  to->code = from->code;
-  to->address = from->address;
-  to->number = from->number;
 }
 
 ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_stop *stop, ls_error *error) {
@@ -395,7 +388,7 @@ ls_status ls_execute(ls_controller *c, uint64_t id, const ls_limits *limits, ls_
   if (ran)
     status = run_guest(c, error);
   if (!status)
-    copy_stop(&c->guest.outcome.stop, stop);
+    *stop = c->guest.outcome.stop;
   if (!status && c->on_exit)
     end_and_call_back(c, stop);
   else

@@ -96,9 +96,11 @@ void word_wake(_Atomic uint32_t *word);
 
 /* ---- By plain moves: in every run ---- */
 
-bool mailbox_begin_shared(mailbox *box, const void *self, int tid);
-bool mailbox_back_off(mailbox *box, const void *self, int tid);
-void mailbox_end_shared(mailbox *box, const void *self, int tid);
+#define SELDOM __attribute__((cold)) /* so that the way without a call is the straight one */
+
+SELDOM bool mailbox_begin_shared(mailbox *box, const void *self, int tid);
+SELDOM bool mailbox_back_off(mailbox *box, const void *self, int tid);
+SELDOM void mailbox_end_shared(mailbox *box, const void *self, int tid);
 
 /* The first look at `owner` only keeps other threads from writing to `own`. Whoever takes the guest back has
  * a barrier for the processor. */

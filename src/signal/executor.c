@@ -43,11 +43,11 @@ static void finish(const signal_executor *executor, const ls_run *run, ls_outcom
   ls_state *state = &outcome->state;
   if (executor->base.vectors != LS_VECTORS_AVX512 && state != run->state)
     finish_vectors(executor->base.vectors, run->state, state);
-  state->reserved0 = 0;
-  state->reserved1 = 0;
-  state->reserved2 = 0; /* FXSAVE puts MXCSR_MASK there */
-  outcome->touched = 0;
-  outcome->reserved = 0;
+  ENSURE(state->reserved0, 0);
+  ENSURE(state->reserved1, 0);
+  ENSURE(state->reserved2, 0); /* FXSAVE puts MXCSR_MASK there */
+  ENSURE(outcome->touched, 0);
+  ENSURE(outcome->reserved, 0);
 }
 
 RARE static uint32_t prepare_steps(const signal_executor *executor, const ls_state *state, uint64_t entry,
@@ -59,10 +59,11 @@ RARE static uint32_t prepare_steps(const signal_executor *executor, const ls_sta
 
 static uint64_t enter(signal_executor *executor, const ls_state *state, uint64_t entry, uint32_t uses) {
   gate_data *data = executor->data;
-  data->entry = entry;
-  data->flags = executor->gate_flags | (uses & LS_USES_X87 ? GATE_USES_X87 : 0);
+  uint32_t flags = executor->gate_flags | (uses & LS_USES_X87 ? GATE_USES_X87 : 0);
   if (data->record->steps_left)
-    data->flags |= prepare_steps(executor, state, entry, data->record);
+    flags |= prepare_steps(executor, state, entry, data->record);
+  ENSURE(data->entry, entry);
+  ENSURE(data->flags, flags);
   if (!(uses & LS_USES_X87))
     return executor->enter(state);
   uint16_t fsw;
@@ -139,8 +140,8 @@ static ls_status run(ls_executor *base, const ls_run *run, uint64_t entry, ls_ou
     if (status)
       return status;
   }
-  executor->data->record->steps_left = run->steps;
-  executor->data->outcome = outcome;
+  ENSURE(executor->data->record->steps_left, run->steps);
+  ENSURE(executor->data->outcome, outcome);
   uint64_t how = enter(executor, run->state, entry, run->uses);
   if (how != GATE_EXITED)
     return stopped(executor, run, entry, how, outcome, error);

@@ -3,7 +3,8 @@
  *
  *   enter(state) {                            exit: (every register is the guest's)
  *     save callee-saved registers, MXCSR,       save RSP, RFLAGS; back to the host's stack and flags
- *       FCW and RFLAGS; host_rsp = RSP;         outcome->state = general registers, selectors
+ *       RFLAGS, FCW if x87 is used;             outcome->state = general registers, selectors
+ *     host_rsp = RSP;
  *     record->running = executor;               foreign = FS or GS is not the host's
  *     record->selector = BLOCK;                 DS, ES = the host's; result = GATE_EXITED
  *     if (attention)                          leave:
@@ -213,7 +214,6 @@ gate_\vectors\()_begin:
   add $8, %rsp
 .Lstore_\vectors:
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
-  stmxcsr STATE_MXCSR(%rax)
   mov %rcx, STATE_GPR + 8(%rax)
   mov %rdx, STATE_GPR + 16(%rax)
   mov %rbx, STATE_GPR + 24(%rax)
@@ -264,6 +264,7 @@ gate_\vectors\()_begin:
 
 .Lleave_\vectors:
   store_vectors_\vectors
+  stmxcsr STATE_MXCSR(%rax) /* waits for what came before: here there is least of it to do after */
   testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
   jz 2f
   fxsave64 .Lx87_\vectors\()(%rip)
@@ -311,7 +312,6 @@ gate_\vectors\()_resume:
   xor %r12d, %r12d
   mov .Ldata_\vectors + GATE_OUTCOME(%rip), %rax
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rcx
-  stmxcsr STATE_MXCSR(%rax)
   jmp .Lleave_\vectors
 
 gate_\vectors\()_unstarted:
@@ -335,7 +335,10 @@ gate_\vectors\()_enter:
   push %r15
   sub $SAVED_SIZE, %rsp
   stmxcsr SAVED_MXCSR(%rsp)
+  testb $GATE_USES_X87, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 9f
   fnstcw SAVED_FCW(%rsp)
+9:
   pushfq
   mov %rsp, .Ldata_\vectors + GATE_HOST_RSP(%rip)
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rdx
