@@ -1,5 +1,6 @@
 /* The register table, start values, canonical form, text. */
 #include "check.h"
+#include "vectors.h"
 
 #include "flags.h"
 
@@ -108,6 +109,30 @@ static void the_table_says_what_the_canonical_form_is(void **unused) {
   }
 }
 
+/* With vectors so wide, what is beyond comes from the start and all else is left as it is. */
+static void check_repeated(ls_vectors vectors, bool by_avx, size_t width, uint64_t *seed) {
+  static ls_state start, state, expected;
+  fill_at_random(&start, seed);
+  fill_at_random(&state, seed);
+  expected = state;
+  for (int i = 0; i < 32; i++)
+    for (size_t at = i < 16 ? width : 0; at < sizeof expected.zmm[i]; at++)
+      expected.zmm[i][at] = start.zmm[i][at];
+  memcpy(expected.k, start.k, sizeof expected.k);
+  vectors_repeat_narrow(vectors, by_avx, &start, &state);
+  assert_memory_equal(&expected, &state, sizeof state);
+}
+
+static void what_vectors_leave_alone_is_repeated(void **unused) {
+  (void)unused;
+  uint64_t seed = 7;
+  check_repeated(LS_VECTORS_SSE, false, 16, &seed);
+  if (ls_vectors_available() == LS_VECTORS_SSE)
+    return; /* there is no other way */
+  check_repeated(LS_VECTORS_SSE, true, 16, &seed);
+  check_repeated(LS_VECTORS_AVX, true, 32, &seed);
+}
+
 static void canonical_form_drops_what_it_says(void **unused) {
   (void)unused;
   ls_state a, b;
@@ -182,6 +207,7 @@ int main(void) {
       cmocka_unit_test(masks_have_reasons),
       cmocka_unit_test(every_difference_is_found),
       cmocka_unit_test(the_table_says_what_the_canonical_form_is),
+      cmocka_unit_test(what_vectors_leave_alone_is_repeated),
       cmocka_unit_test(canonical_form_drops_what_it_says),
       cmocka_unit_test(canonical_form_keeps_the_rest),
       cmocka_unit_test(registers_print),

@@ -10,12 +10,13 @@
 #include "cli.h"
 #include "oracle/affinity.h"
 
-enum { ROUNDS_DEFAULT = 25, ROUNDS_MAX = 1001, OPTION_JSON = 'j', OPTION_ROUNDS = 'r' };
+enum { ROUNDS_DEFAULT = 25, ROUNDS_MAX = 1001, OPTION_JSON = 'j', OPTION_ROUNDS = 'r', OPTION_VECTORS = 'v' };
 
 typedef struct arguments {
   int rounds;
   bool json;
-  char **names; /* of the rows wanted, NULL at the end; none: all */
+  ls_vectors vectors; /* LS_VECTORS_AUTO: each width that there is */
+  char **names;       /* of the rows wanted, NULL at the end; none: all */
 } arguments;
 
 typedef struct place {
@@ -65,14 +66,23 @@ static double time_loop(const bench_row *row, void *suite, bench_loop loop, int 
   return watch_ns / times / (row->items > 0 ? row->items : 1);
 }
 
+/* What a ratio is divided by: the ratio of the two floors, or 1. */
+static double ratio_of_floors(const bench_row *row, void *suite, int times) {
+  if (!row->floor_of_floor)
+    return 1;
+  double bare = time_loop(row, suite, row->floor_of_floor, times);
+  return time_loop(row, suite, row->floor_of_ours, times) / bare;
+}
+
 static result measure(void *suite, const bench_row *row, int rounds) {
   static double floors[ROUNDS_MAX], ours[ROUNDS_MAX], ratios[ROUNDS_MAX];
   time_loop(row, suite, row->floor, row->times / 4 + 1); /* warm up */
   time_loop(row, suite, row->ours, row->times / 4 + 1);
+  ratio_of_floors(row, suite, row->times / 4 + 1);
   for (int i = 0; i < rounds; i++) {
     floors[i] = time_loop(row, suite, row->floor, row->times);
     ours[i] = time_loop(row, suite, row->ours, row->times);
-    ratios[i] = ours[i] / floors[i];
+    ratios[i] = ours[i] / floors[i] / ratio_of_floors(row, suite, row->times);
   }
   return (result){median(floors, rounds), median(ours, rounds), median(ratios, rounds)};
 }
@@ -95,11 +105,14 @@ static void print_row(const bench_row *row, const result *r) {
   fflush(stdout);
 }
 
-static void add_row(json_t *rows, const bench_row *row, const result *r) {
+static void add_row(json_t *rows, const bench_row *row, ls_vectors vectors, const result *r) {
   static const char *const relations[] = {
       [BENCH_AT_MOST] = "at most", [BENCH_AT_LEAST] = "at least", [BENCH_NS_AT_MOST] = "at most, of ns"};
   json_t *object = json_pack("{s:s, s:f, s:f, s:f}", "name", row->name, "floor_ns", r->floor_ns, "ns", r->ns,
                              "ratio", r->ratio);
+  json_object_set_new(object, "vectors",
+                      row->without_vectors ? json_null() : json_string(ls_vectors_name(vectors)));
+  json_object_set_new(object, "met", row->goal == BENCH_NONE ? json_null() : json_boolean(is_met(row, r)));
   if (row->goal != BENCH_NONE) {
     json_object_set_new(object, "target", json_real(row->target));
     json_object_set_new(object, "target_is", json_string(relations[row->goal]));
@@ -119,18 +132,23 @@ static bool is_wanted(const bench_row *row, char *const *names) {
 static const bench_suite *const suites[] = {&bench_runs, &bench_control};
 enum { SUITES = sizeof suites / sizeof suites[0] };
 
-static ls_status run_suite(const bench_suite *suite, const arguments *a, const place *where, json_t *rows,
-                           ls_error *error) {
+/* Rows without vectors are measured with the last width alone. */
+static bool is_due(const bench_row *row, const arguments *a, bool last) {
+  return is_wanted(row, a->names) && (last || !row->without_vectors);
+}
+
+static ls_status run_suite(const bench_suite *suite, const arguments *a, const bench_setting *setting,
+                           bool last, json_t *rows, ls_error *error) {
   void *made = NULL;
   for (size_t i = 0; i < suite->count; i++) {
     const bench_row *row = &suite->rows[i];
-    if (!is_wanted(row, a->names))
+    if (!is_due(row, a, last))
       continue;
-    if (!made && !(made = suite->create(where->other, error)))
+    if (!made && !(made = suite->create(setting, error)))
       return error->status;
     result r = measure(made, row, a->rounds);
     if (a->json)
-      add_row(rows, row, &r);
+      add_row(rows, row, setting->vectors, &r);
     else
       print_row(row, &r);
   }
@@ -140,9 +158,8 @@ static ls_status run_suite(const bench_suite *suite, const arguments *a, const p
 }
 
 static void print_end(const arguments *a, const place *where, json_t *rows) {
-  const char *vectors = ls_vectors_name(ls_vectors_available());
   if (!a->json) {
-    printf("medians of %d rounds; ratio = median of the rounds' ratios; vectors: %s\n", a->rounds, vectors);
+    printf("medians of %d rounds; ratio = median of the rounds' ratios\n", a->rounds);
     if (where->other >= 0)
       printf("this thread on CPU %d, guests that requests go to in a thread on CPU %d\n", where->cpu,
              where->other);
@@ -150,20 +167,33 @@ static void print_end(const arguments *a, const place *where, json_t *rows) {
       printf("this thread and guests that requests go to share a CPU, or are not pinned\n");
     return;
   }
-  json_t *top = json_pack("{s:s, s:i, s:i, s:O}", "vectors", vectors, "cpu", where->cpu, "guest_cpu",
-                          where->other, "rows", rows);
+  json_t *top = json_pack("{s:s, s:i, s:i, s:O}", "vectors", ls_vectors_name(ls_vectors_available()), "cpu",
+                          where->cpu, "guest_cpu", where->other, "rows", rows);
   json_dumpf(top, stdout, JSON_INDENT(2));
   putchar('\n');
   json_decref(top);
 }
 
-static ls_status run_all(const arguments *a, const place *where, ls_error *error) {
-  json_t *rows = json_array();
+static ls_status run_width(const arguments *a, const bench_setting *setting, bool last, json_t *rows,
+                           ls_error *error) {
   ls_status status = LS_OK;
   if (!a->json)
-    printf("%-24s %12s %12s %8s   %s\n", "", "floor ns", "ns", "ratio", "target");
+    printf("%-24s %12s %12s %8s   %s\n", ls_vectors_name(setting->vectors), "floor ns", "ns", "ratio",
+           "target");
   for (size_t i = 0; i < SUITES && !status; i++)
-    status = run_suite(suites[i], a, where, rows, error);
+    status = run_suite(suites[i], a, setting, last, rows, error);
+  return status;
+}
+
+static ls_status run_all(const arguments *a, const place *where, ls_error *error) {
+  ls_vectors first = a->vectors ? a->vectors : LS_VECTORS_SSE;
+  ls_vectors last = a->vectors ? a->vectors : ls_vectors_available();
+  json_t *rows = json_array();
+  ls_status status = LS_OK;
+  for (ls_vectors width = first; width <= last && !status; width++) {
+    const bench_setting setting = {where->other, width};
+    status = run_width(a, &setting, width == last, rows, error);
+  }
   if (!status)
     print_end(a, where, rows);
   json_decref(rows);
@@ -205,11 +235,26 @@ static const char *all_rows(void) {
   return names;
 }
 
+static void parse_vectors(arguments *a, const char *value, const struct argp_state *state) {
+  static const char *const names[] = {"all", "sse", "avx", "avx512"};
+  unsigned width = LS_VECTORS_AUTO;
+  while (width <= LS_VECTORS_AVX512 && strcmp(value, names[width]) != 0)
+    width++;
+  if (width > LS_VECTORS_AVX512)
+    argp_error(state, "--vectors takes sse, avx, avx512 or all");
+  if (width > ls_vectors_available())
+    argp_error(state, "this machine has %s, not %s", ls_vectors_name(ls_vectors_available()), value);
+  a->vectors = (ls_vectors)width;
+}
+
 static error_t parse(int key, char *value, struct argp_state *state) {
   arguments *a = state->input;
   char *end;
   long rounds;
   switch (key) {
+  case OPTION_VECTORS:
+    parse_vectors(a, value, state);
+    return 0;
   case OPTION_JSON:
     a->json = true;
     return 0;
@@ -233,6 +278,8 @@ static error_t parse(int key, char *value, struct argp_state *state) {
 int cmd_bench(int argc, char **argv) {
   static const struct argp_option options[] = {
       {"json", OPTION_JSON, NULL, 0, "Print one JSON object", 0},
+      {"vectors", OPTION_VECTORS, "WIDTH", 0,
+       "Run with vectors as wide as that alone: sse, avx or avx512 (default: all that there are)", 0},
       {"rounds", OPTION_ROUNDS, "N", 0, "How often floor and measured thing take turns (default 25)", 0},
       {0},
   };
@@ -242,8 +289,8 @@ int cmd_bench(int argc, char **argv) {
       "[ROW...]",
       "Measures what runs and requests cost, each against a bare floor in "
       "the same run.\v"
-      "A ratio is the measured time over its floor's; the target stands beside "
-      "it. Nothing else should keep the "
+      "A ratio is the measured time over its floor's; the target stands beside it. That of "
+      "reference_over_thread is divided by the ratio of the floors of both. Nothing else should keep the "
       "machine busy meanwhile.\n\nExample: lockstep bench --json thread\n\n" CLI_EXIT_CODES,
       cli_help,
       NULL,

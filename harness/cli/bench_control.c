@@ -30,6 +30,8 @@ typedef struct guest {
 
 typedef struct control {
   ls_state start; /* distinct bytes in all vectors */
+  ls_vectors vectors;
+  floor_area area;
   bench_thread *other;
   guest thread, child; /* endless programs */
   guest nops;          /* an endless program that steps are counted in */
@@ -94,7 +96,7 @@ static void spin(void *context) {
 static void loop_answer(void *suite, int times) {
   control *c = suite;
   bench_pause();
-  c->answer = (floor_answer){.start = &c->start};
+  c->answer = (floor_answer){.start = &c->start, .vectors = c->vectors};
   bench_thread_start(c->other, spin, &c->answer);
   bench_go_on();
   for (int i = 0; i < times; i++) {
@@ -194,18 +196,19 @@ static void loop_cancel(void *suite, int times) {
 /* Steps: `times` rounds of the loop, in the other thread both. */
 typedef struct bare_steps {
   const ls_state *start;
+  ls_vectors vectors;
   uint64_t rounds;
 } bare_steps;
 
 static void step_bare(void *context) {
   const bare_steps *s = context;
   ls_thread_release();
-  floor_step_all(s->start, s->rounds);
+  floor_step_all(s->start, s->rounds, s->vectors);
 }
 
 static void loop_bare_steps(void *suite, int times) {
   control *c = suite;
-  bare_steps s = {&c->start, (uint64_t)times};
+  bare_steps s = {&c->start, c->vectors, (uint64_t)times};
   bench_thread_start(c->other, step_bare, &s);
   bench_thread_wait(c->other);
 }
@@ -235,14 +238,14 @@ static void loop_bare(void *suite, int times) {
   control *c = suite;
   static ls_state out;
   for (int i = 0; i < times; i++)
-    floor_gate(&c->start, &out, c->code[0], ls_vectors_available());
+    floor_gate(&c->start, &out, c->code[0], c->vectors);
 }
 
 static void loop_bare_x87(void *suite, int times) {
   control *c = suite;
   static ls_state out;
   for (int i = 0; i < times; i++)
-    floor_run_xsave(&c->start, &out, c->code[1], c->xsave);
+    floor_run_xsave(&c->start, &out, c->code[1], c->xsave, c->area.components);
   __asm__ volatile("fninit");
 }
 
@@ -359,19 +362,58 @@ static void loop_work_timed(void *suite, int times) {
 }
 
 static const bench_row rows[] = {
-    {"get_state", loop_answer, loop_get_state, 500, 1.2, BENCH_AT_MOST, 0, 0},
-    {"ptrace_over_get_state", loop_get_state, loop_peer, 500, 2, BENCH_AT_LEAST, 0, 0},
-    {"ptrace_over_answer", loop_answer, loop_peer, 500, 0, BENCH_NONE, 0, 0},
-    {"get_state_ptrace", loop_peer, loop_get_state_child, 200, 0, BENCH_NONE, 0, 0},
-    {"change_state", loop_answer, loop_change_state, 500, 1.2, BENCH_AT_MOST, 0, 0},
-    {"cancel", loop_answer, loop_cancel, 200, 1.2, BENCH_AT_MOST, 0, 0},
-    {"step", loop_bare_steps, loop_steps, 250, 1.2, BENCH_AT_MOST, FLOOR_ROUND, 0},
-    {"execute", loop_bare_x87, loop_execute_x87, 20000, 1.5, BENCH_AT_MOST, 0, 0},
-    {"execute_without_x87", loop_bare, loop_execute, 20000, 1.5, BENCH_AT_MOST, 0, 0},
-    {"update_10000_each", loop_build, loop_update, 10, 100, BENCH_NS_AT_MOST, MANY, 0},
-    {"update_65536", loop_build_most, loop_update_most, 2, 20e6, BENCH_NS_AT_MOST, 0, 0},
-    {"sampled_1khz", loop_work, loop_work_sampled, 8, 1.02, BENCH_AT_MOST, 0, CLOCK_THREAD_CPUTIME_ID},
-    {"finer_timer_1khz", loop_work, loop_work_timed, 8, 0, BENCH_NONE, 0, CLOCK_THREAD_CPUTIME_ID},
+    {.name = "get_state", .floor = loop_answer, .ours = loop_get_state, .times = 500, .target = 1.2},
+    {.name = "ptrace_over_get_state",
+     .floor = loop_get_state,
+     .ours = loop_peer,
+     .times = 500,
+     .target = 2,
+     .goal = BENCH_AT_LEAST},
+    {.name = "ptrace_over_answer", .floor = loop_answer, .ours = loop_peer, .times = 500, .goal = BENCH_NONE},
+    {.name = "get_state_ptrace",
+     .floor = loop_peer,
+     .ours = loop_get_state_child,
+     .times = 200,
+     .goal = BENCH_NONE},
+    {.name = "change_state", .floor = loop_answer, .ours = loop_change_state, .times = 500, .target = 1.2},
+    {.name = "cancel", .floor = loop_answer, .ours = loop_cancel, .times = 200, .target = 1.2},
+    {.name = "step",
+     .floor = loop_bare_steps,
+     .ours = loop_steps,
+     .times = 250,
+     .target = 1.2,
+     .items = FLOOR_ROUND},
+    {.name = "execute", .floor = loop_bare_x87, .ours = loop_execute_x87, .times = 20000, .target = 1.5},
+    {.name = "execute_without_x87", .floor = loop_bare, .ours = loop_execute, .times = 20000, .target = 1.5},
+    {.name = "update_10000_each",
+     .floor = loop_build,
+     .ours = loop_update,
+     .times = 10,
+     .target = 100,
+     .goal = BENCH_NS_AT_MOST,
+     .items = MANY,
+     .without_vectors = true},
+    {.name = "update_65536",
+     .floor = loop_build_most,
+     .ours = loop_update_most,
+     .times = 2,
+     .target = 20e6,
+     .goal = BENCH_NS_AT_MOST,
+     .without_vectors = true},
+    {.name = "sampled_1khz",
+     .floor = loop_work,
+     .ours = loop_work_sampled,
+     .times = 8,
+     .target = 1.02,
+     .clock = CLOCK_THREAD_CPUTIME_ID,
+     .without_vectors = true},
+    {.name = "finer_timer_1khz",
+     .floor = loop_work,
+     .ours = loop_work_timed,
+     .times = 8,
+     .goal = BENCH_NONE,
+     .clock = CLOCK_THREAD_CPUTIME_ID,
+     .without_vectors = true},
 };
 
 /* ---- Making it all ---- */
@@ -397,7 +439,7 @@ static int begin(ls_state *state, ls_position *position, void *context) {
 
 static ls_status make_guest(control *c, guest *g, ls_kind kind, uint32_t flags, const ls_program *program,
                             ls_error *error) {
-  const ls_controller_options options = {.flags = flags};
+  const ls_controller_options options = {.executor.vectors = c->vectors, .flags = flags};
   ls_layout layout;
   ls_status status = ls_controller_create(kind, &options, &g->controller, error);
   if (status)
@@ -451,11 +493,11 @@ static void make_floors(control *c, int other) {
   if (!c->xsave)
     bench_give_up("floor", "no memory");
   memset(c->xsave, 0, XSAVE_ROOM);
-  floor_fill_xsave(c->xsave);
+  floor_fill_xsave(c->xsave, c->area.components);
   c->spinner = mmap(NULL, LS_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (c->spinner == MAP_FAILED)
     bench_give_up("floor", "no memory");
-  c->peer = floor_ptrace_spin(&c->start, c->spinner, other);
+  c->peer = floor_ptrace_spin(&c->start, c->spinner, other, c->vectors);
   if (c->peer < 0)
     bench_give_up("floor", "no child");
 }
@@ -494,13 +536,15 @@ static void destroy(void *suite) {
   free(c);
 }
 
-static void *create(int other, ls_error *error) {
+static void *create(const bench_setting *setting, ls_error *error) {
   control *c = aligned_alloc(64, (sizeof *c + 63) / 64 * 64);
   if (!c)
     bench_give_up("bench", "no memory");
   memset(c, 0, sizeof *c);
+  c->vectors = setting->vectors;
+  c->area = floor_area_of(setting->vectors);
   fill_start(&c->start);
-  c->other = bench_thread_create(other);
+  c->other = bench_thread_create(setting->other);
   if (!c->other)
     bench_give_up("bench", "no thread");
   if (make_guests(c, error)) {
@@ -508,7 +552,7 @@ static void *create(int other, ls_error *error) {
     return NULL;
   }
   make_programs(c);
-  make_floors(c, other);
+  make_floors(c, setting->other);
   return c;
 }
 

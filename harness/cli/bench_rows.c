@@ -30,6 +30,8 @@ typedef struct bench {
   const void *contents[LS_WINDOWS_MAX];
   void *code, *code_x87; /* for the floors */
   uint8_t *xsave, *xsave_before, *xsave_after;
+  ls_vectors vectors;
+  floor_area area;
   pid_t child;
   oracle *oracle;
   oracle_result verdict;
@@ -71,7 +73,7 @@ static void loop_bare(void *suite, int times) {
   lane *l = &b->bare;
   for (int i = 0; i < times; i++) {
     memcpy(l->memory, b->page, LS_PAGE);
-    floor_run(&l->start, &l->outcome.state, b->code, ls_executor_vectors(b->in_thread));
+    floor_run(&l->start, &l->outcome.state, b->code, b->vectors);
     check(l, "floor");
   }
 }
@@ -81,9 +83,9 @@ static void loop_bare_x87(void *suite, int times) {
   lane *l = &b->bare_x87;
   for (int i = 0; i < times; i++) {
     memcpy(l->memory, b->page, LS_PAGE);
-    memcpy(b->xsave, b->xsave_before, XSAVE_ROOM / 4);
-    floor_run_xsave(&l->start, &l->outcome.state, b->code_x87, b->xsave);
-    if (memcmp(l->memory, l->after, LS_PAGE) != 0 || memcmp(b->xsave, b->xsave_after, XSAVE_ROOM / 4) != 0)
+    memcpy(b->xsave, b->xsave_before, b->area.size);
+    floor_run_xsave(&l->start, &l->outcome.state, b->code_x87, b->xsave, b->area.components);
+    if (memcmp(l->memory, l->after, LS_PAGE) != 0 || memcmp(b->xsave, b->xsave_after, b->area.size) != 0)
       bench_give_up("floor", "memory or vectors are not as expected");
   }
   __asm__ volatile("fninit");
@@ -195,12 +197,23 @@ static void loop_differential(void *suite, int times) {
 }
 
 static const bench_row rows[] = {
-    {"thread", loop_bare, loop_thread, 20000, 1.5, BENCH_AT_MOST, 0, 0},
-    {"thread_x87", loop_bare_x87, loop_thread_x87, 20000, 1.3, BENCH_AT_MOST, 0, 0},
-    {"thread_fault", loop_bare_fault, loop_thread_fault, 1000, 1.2, BENCH_AT_MOST, 0, 0},
-    {"reference", loop_bare_reference, loop_reference, 500, 1.6, BENCH_AT_MOST, 0, 0},
-    {"differential", loop_two_runs, loop_differential, 500, 1.1, BENCH_AT_MOST, 0, 0},
-    {"reference_over_thread", loop_thread, loop_reference, 500, 50, BENCH_AT_LEAST, 0, 0},
+    {.name = "thread", .floor = loop_bare, .ours = loop_thread, .times = 20000, .target = 1.5},
+    {.name = "thread_x87", .floor = loop_bare_x87, .ours = loop_thread_x87, .times = 20000, .target = 1.3},
+    {.name = "thread_fault",
+     .floor = loop_bare_fault,
+     .ours = loop_thread_fault,
+     .times = 1000,
+     .target = 1.2},
+    {.name = "reference", .floor = loop_bare_reference, .ours = loop_reference, .times = 500, .target = 1.6},
+    {.name = "differential", .floor = loop_two_runs, .ours = loop_differential, .times = 500, .target = 1.1},
+    {.name = "reference_over_thread",
+     .floor = loop_thread,
+     .ours = loop_reference,
+     .floor_of_floor = loop_bare,
+     .floor_of_ours = loop_bare_reference,
+     .times = 500,
+     .target = 0.8,
+     .goal = BENCH_AT_LEAST},
 };
 
 /* ---- Making it all ---- */
@@ -258,13 +271,13 @@ static void *floor_code(const machine_code *const *code) {
   return room;
 }
 
-static void fill_start(ls_state *start, uint64_t memory) {
+static void fill_start(ls_state *start, ls_vectors vectors, uint64_t memory) {
   ls_state_init(start);
   for (unsigned i = 0; i < 16; i++)
     start->gpr[i] = 0x0101010101010101u * i;
   for (size_t i = 0; i < sizeof start->zmm; i++)
     ((uint8_t *)start->zmm)[i] = (uint8_t)(i * 7);
-  if (ls_vectors_available() == LS_VECTORS_AVX512)
+  if (vectors == LS_VECTORS_AVX512)
     for (unsigned i = 0; i < 8; i++)
       start->k[i] = 0x1111111111111111u * i;
   start->gpr[LS_RSI] = memory;
@@ -280,12 +293,12 @@ static void expect(bench *b, lane *l, void (*first)(bench *b)) {
 
 static void first_bare(bench *b) {
   memcpy(b->bare.memory, b->page, LS_PAGE);
-  floor_run(&b->bare.start, &b->bare.outcome.state, b->code, ls_executor_vectors(b->in_thread));
+  floor_run(&b->bare.start, &b->bare.outcome.state, b->code, b->vectors);
 }
 
 static void first_bare_x87(bench *b) {
   memcpy(b->bare_x87.memory, b->page, LS_PAGE);
-  floor_run_xsave(&b->bare_x87.start, &b->bare_x87.outcome.state, b->code_x87, b->xsave);
+  floor_run_xsave(&b->bare_x87.start, &b->bare_x87.outcome.state, b->code_x87, b->xsave, b->area.components);
   memcpy(b->xsave_after, b->xsave, XSAVE_ROOM);
   __asm__ volatile("fninit");
 }
@@ -316,9 +329,9 @@ static void make_lanes(bench *b, const ls_layout *layout) {
   lane *const bares[] = {&b->bare, &b->bare_x87};
   lane *const guests[] = {&b->thread, &b->thread_x87, &b->reference};
   for (size_t i = 0; i < sizeof bares / sizeof bares[0]; i++)
-    fill_start(&bares[i]->start, (uint64_t)bare);
+    fill_start(&bares[i]->start, b->vectors, (uint64_t)bare);
   for (size_t i = 0; i < sizeof guests / sizeof guests[0]; i++)
-    fill_start(&guests[i]->start, layout->windows[1].address);
+    fill_start(&guests[i]->start, b->vectors, layout->windows[1].address);
 }
 
 static void make_floors(bench *b) {
@@ -330,16 +343,16 @@ static void make_floors(bench *b) {
   if (!b->xsave || !b->xsave_before || !b->xsave_after)
     bench_give_up("floor", "no memory");
   memset(b->xsave, 0, XSAVE_ROOM);
-  floor_fill_xsave(b->xsave);
+  floor_fill_xsave(b->xsave, b->area.components);
   memcpy(b->xsave_before, b->xsave, XSAVE_ROOM);
 }
 
 static ls_status make_test(bench *b, ls_error *error) {
-  const oracle_options options = {.pin = false};
+  const oracle_options options = {.vectors = b->vectors};
   testcase_init(&b->test);
   chain(b->test.instructions, the_eight(NULL), EIGHT);
   b->test.count = EIGHT;
-  fill_start(&b->test.state, testcase_layout()->windows[TESTCASE_DATA].address);
+  fill_start(&b->test.state, b->vectors, testcase_layout()->windows[TESTCASE_DATA].address);
   testcase_normalise(&b->test);
   testcase_contents_make(&b->test, &b->test_contents);
   ls_status status = oracle_create(&options, &b->oracle, error);
@@ -349,9 +362,10 @@ static ls_status make_test(bench *b, ls_error *error) {
 }
 
 static ls_status make_executors(bench *b, const ls_layout *layout, ls_error *error) {
-  ls_status status = ls_executor_create(LS_SIGNAL, layout, NULL, &b->in_thread, error);
+  const ls_options options = {.vectors = b->vectors};
+  ls_status status = ls_executor_create(LS_SIGNAL, layout, &options, &b->in_thread, error);
   if (!status)
-    status = ls_executor_create(LS_PTRACE, layout, NULL, &b->in_child, error);
+    status = ls_executor_create(LS_PTRACE, layout, &options, &b->in_child, error);
   return status;
 }
 
@@ -372,13 +386,14 @@ static void destroy(void *suite) {
   free(b);
 }
 
-static void *create(int other, ls_error *error) {
-  (void)other;
+static void *create(const bench_setting *setting, ls_error *error) {
   bench *b = aligned_alloc(64, (sizeof *b + 63) / 64 * 64);
   ls_layout layout;
   if (!b)
     bench_give_up("bench", "no memory");
   memset(b, 0, sizeof *b);
+  b->vectors = setting->vectors;
+  b->area = floor_area_of(setting->vectors);
   small_layout(&layout);
   for (size_t i = 0; i < LS_PAGE; i++)
     b->page[i] = (uint8_t)(i * 13);

@@ -25,12 +25,20 @@ typedef struct bench_row {
   bench_goal goal;
   double items;    /* nanoseconds are given for one of so many things done each time; 0 = 1 */
   clockid_t clock; /* CLOCK_MONOTONIC, or CLOCK_THREAD_CPUTIME_ID; 0 = the former */
+  /* Both or none: the ratio is divided by that of these two, measured in the same round. */
+  bench_loop floor_of_floor, floor_of_ours;
+  bool without_vectors; /* the same whatever their width is: measured once */
 } bench_row;
 
+/* What a suite is made for. */
+typedef struct bench_setting {
+  int other;          /* CPU to which a thread of the suite's own goes, unless it is negative */
+  ls_vectors vectors; /* how wide they are in all of it; never LS_VECTORS_AUTO */
+} bench_setting;
+
 typedef struct bench_suite {
-  /* NULL and an error if something that is measured cannot be had here. A thread of its own goes to CPU
-   * `other`, unless that is negative. */
-  void *(*create)(int other, ls_error *error);
+  /* NULL and an error if something that is measured cannot be had here. */
+  void *(*create)(const bench_setting *setting, ls_error *error);
   void (*destroy)(void *suite);
   const bench_row *rows;
   size_t count;

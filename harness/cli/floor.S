@@ -2,7 +2,8 @@
  * be paid.
  *   void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
  *   void floor_gate(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
- *   void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area);
+ *   void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area, uint64_t components);
+ *   void floor_fill_xsave(void *area, uint64_t components);
  *   void floor_spin(const ls_state *in, floor_spinner *spinner, ls_vectors vectors);
  *   void floor_steps(const ls_state *in, uint64_t rounds, ls_vectors vectors); */
 #include "state_offsets.h"
@@ -22,6 +23,7 @@ guest_rax:  .quad 0
 guest_rsp:  .quad 0
 mode:       .quad 0
 xsave_area: .quad 0
+components: .quad 0
 
   .text
 
@@ -166,9 +168,14 @@ left:
 
 leave_by_xsave:
   mov xsave_area(%rip), %rcx
-  mov $-1, %eax
-  mov $-1, %edx
+  mov components(%rip), %eax
+  test %eax, %eax
+  jz 6f
+  xor %edx, %edx
   xsave64 (%rcx)
+  jmp left
+6:
+  fxsave64 (%rcx)
   jmp left
 
   .globl floor_run
@@ -236,21 +243,34 @@ floor_run_xsave:
   SAVE_CALLEE_SAVED
   movl $0, mode(%rip)
   mov %rcx, xsave_area(%rip)
-  mov %rdx, %r8
-  mov $-1, %eax
-  mov $-1, %edx
+  mov %r8, components(%rip)
+  mov %rdx, %r9
+  test %r8, %r8
+  jz 6f
+  mov %r8d, %eax
+  xor %edx, %edx
   xrstor64 (%rcx)
-  mov %r8, %rdx
+  jmp 7f
+6:
+  fxrstor64 (%rcx)
+7:
+  mov %r9, %rdx
   jmp enter_guest
   .size floor_run_xsave, . - floor_run_xsave
 
   .globl floor_fill_xsave
   .type floor_fill_xsave, @function
 floor_fill_xsave:
-  xor %ecx, %ecx
-  xgetbv
+  mov %esi, %eax
+  xor %edx, %edx
+  test %eax, %eax
+  jz 6f
   xsave64 (%rdi)
-  mov %eax, 512(%rdi)
+  mov %rsi, 512(%rdi)
+  jmp 7f
+6:
+  fxsave64 (%rdi)
+7:
   movl $0x1f80, 24(%rdi)
   ret
   .size floor_fill_xsave, . - floor_fill_xsave

@@ -3,6 +3,8 @@
 #ifndef CLI_FLOOR_H
 #define CLI_FLOOR_H
 
+#include <stddef.h>
+
 #include "lockstep.h"
 
 /* Loads all registers of *in by plain moves, jumps to `code`, which must end with `jmp *floor_leave`, and
@@ -13,12 +15,21 @@ void floor_run(const ls_state *in, ls_state *out, const void *code, ls_vectors v
  * STMXCSR. The code must end with `jmp *floor_gate_leave`. */
 void floor_gate(const ls_state *in, ls_state *out, const void *code, ls_vectors vectors);
 
-/* As floor_run with XRSTOR and XSAVE of `area` (aligned to 64, all of XCR0) in place of the moves of vectors.
- */
-void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area);
+/* As floor_run with XRSTOR and XSAVE of those components in `area` (aligned to 64) in place of the moves of
+ * vectors; with no components, by FXRSTOR and FXSAVE. */
+void floor_run_xsave(const ls_state *in, ls_state *out, const void *code, void *area, uint64_t components);
 
-/* Makes `area` what XRSTOR takes: XSAVE of what the registers hold now, all components of XCR0 in use. */
-void floor_fill_xsave(void *area);
+/* Makes `area`, which is zero, what that takes: what the registers hold now, all components in use. */
+void floor_fill_xsave(void *area, uint64_t components);
+
+/* What XSAVE has to save for vectors of that width: components, and bytes of an area of them. No components
+ * where the CPU has no XSAVE. */
+typedef struct floor_area {
+  uint64_t components;
+  size_t size;
+} floor_area;
+
+floor_area floor_area_of(ls_vectors vectors);
 
 /* Where code run by those above jumps to. */
 extern const void *const floor_leave, *const floor_gate_leave;

@@ -44,7 +44,7 @@ int floor_ptrace_trip(pid_t child) {
   return ptrace(PTRACE_GETREGS, child, NULL, &regs) == 0 ? 0 : -1;
 }
 
-static void spin_body(const ls_state *start, floor_spinner *spinner, int cpu) {
+static void spin_body(const ls_state *start, floor_spinner *spinner, int cpu, ls_vectors vectors) {
   cpu_set_t set;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   CPU_ZERO(&set);
@@ -52,7 +52,7 @@ static void spin_body(const ls_state *start, floor_spinner *spinner, int cpu) {
     CPU_SET((unsigned)cpu, &set);
     sched_setaffinity(0, sizeof set, &set);
   }
-  floor_spin(start, spinner, ls_vectors_available());
+  floor_spin(start, spinner, vectors);
 }
 
 int floor_ptrace_go(pid_t child) {
@@ -76,10 +76,10 @@ int floor_ptrace_look(pid_t child) {
   return floor_ptrace_go(child);
 }
 
-pid_t floor_ptrace_spin(const ls_state *start, floor_spinner *spinner, int cpu) {
+pid_t floor_ptrace_spin(const ls_state *start, floor_spinner *spinner, int cpu, ls_vectors vectors) {
   pid_t child = fork();
   if (child == 0)
-    spin_body(start, spinner, cpu);
+    spin_body(start, spinner, cpu, vectors);
   if (child < 0)
     return -1;
   if (ptrace(PTRACE_SEIZE, child, NULL, (void *)PTRACE_O_EXITKILL) != 0 || floor_ptrace_stop(child) != 0) {

@@ -15,9 +15,9 @@ pid_t floor_ptrace_start(void);
 /* One round trip: resume, wait, GETREGS. 0, or -1. */
 int floor_ptrace_trip(pid_t child);
 
-/* A seized child that spins with the vectors of *start, on CPU `cpu` if that is not negative; stopped when
- * this returns. Or -1. It shares `spinner` with this process. */
-pid_t floor_ptrace_spin(const ls_state *start, floor_spinner *spinner, int cpu);
+/* A seized child that spins with the vectors of *start, that wide, on CPU `cpu` if that is not negative;
+ * stopped when this returns. Or -1. It shares `spinner` with this process. */
+pid_t floor_ptrace_spin(const ls_state *start, floor_spinner *spinner, int cpu, ls_vectors vectors);
 
 /* Lets it run; stops it. 0, or -1. */
 int floor_ptrace_go(pid_t child);

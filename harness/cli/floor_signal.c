@@ -64,7 +64,7 @@ void floor_answer_spin(floor_answer *answer) {
   lent before;
   lend(&before, SIGNAL, &action);
   answer->tid = gettid();
-  floor_spin(answer->start, &answer->spinner, ls_vectors_available());
+  floor_spin(answer->start, &answer->spinner, answer->vectors);
   give_back(&before);
 }
 
@@ -75,11 +75,11 @@ void floor_answer_ask(floor_answer *answer) {
   }
 }
 
-void floor_step_all(const ls_state *start, uint64_t rounds) {
+void floor_step_all(const ls_state *start, uint64_t rounds, ls_vectors vectors) {
   const struct sigaction action = {.sa_handler = only_return, .sa_flags = SA_ONSTACK};
   lent before;
   lend(&before, SIGTRAP, &action);
-  floor_steps(start, rounds, ls_vectors_available());
+  floor_steps(start, rounds, vectors);
   give_back(&before);
 }
 

@@ -10,7 +10,8 @@
 
 /* A thread that spins in user code, and answers a signal by copying its registers. */
 typedef struct floor_answer {
-  const ls_state *start; /* its vectors */
+  const ls_state *start; /* its vectors, */
+  ls_vectors vectors;    /* and how wide they are */
   floor_spinner spinner;
   pid_t tid; /* valid once it spins */
 } floor_answer;
@@ -24,7 +25,7 @@ void floor_answer_spin(floor_answer *answer);
 void floor_answer_ask(floor_answer *answer);
 
 /* floor_steps under a handler that only returns. */
-void floor_step_all(const ls_state *start, uint64_t rounds);
+void floor_step_all(const ls_state *start, uint64_t rounds, ls_vectors vectors);
 
 /* A bare timer of this thread that rings `rate` times a second of real time, with a handler that only
  * returns. 0, or -1 if there is none. */

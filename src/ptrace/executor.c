@@ -23,6 +23,7 @@
 #include "guest_code.h"
 #include "ptrace_executor.h"
 #include "regs.h"
+#include "vectors.h"
 #include "wait.h"
 
 /* linux/ptrace.h and sys/ptrace.h do not go together, and old ones of the latter lack these. */

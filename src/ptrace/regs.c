@@ -5,8 +5,9 @@
 #include "cpu.h"
 #include "flags.h"
 #include "state_offsets.h"
+#include "vectors.h"
 
-enum { SELECTOR_RPL = 3, FX_XMM = 160, FSW_ES = 0x80, ST_BYTES = 10, XMM = 16, YMM = 32 };
+enum { SELECTOR_RPL = 3, FX_XMM = 160, FSW_ES = 0x80, ST_BYTES = 10 };
 
 /* ptrace refuses null selectors other than 0 and 3; the CPU takes them all for 0. */
 static uint16_t null_is_zero(uint16_t selector) {
@@ -71,9 +72,9 @@ void gate_put(gate_in *in, const ls_state *state, uint64_t rip, ls_vectors vecto
   } else {
     for (unsigned i = 0; i < 16; i++)
       if (vectors == LS_VECTORS_AVX)
-        memcpy(in->zmm[i], state->zmm[i], YMM);
+        memcpy(in->zmm[i], state->zmm[i], YMM_SIZE);
       else
-        memcpy(in->fx + FX_XMM + XMM * i, state->zmm[i], XMM);
+        memcpy(in->fx + FX_XMM + XMM_SIZE * i, state->zmm[i], XMM_SIZE);
   }
   in->ds = state->ds;
   in->es = state->es;
@@ -95,24 +96,13 @@ void gate_get(const gate_out *out, ls_vectors vectors, ls_state *state) {
   } else {
     for (unsigned i = 0; i < 16; i++)
       if (vectors == LS_VECTORS_AVX)
-        memcpy(state->zmm[i], out->zmm[i], YMM);
+        memcpy(state->zmm[i], out->zmm[i], YMM_SIZE);
       else
-        memcpy(state->zmm[i], out->fx + FX_XMM + XMM * i, XMM);
+        memcpy(state->zmm[i], out->fx + FX_XMM + XMM_SIZE * i, XMM_SIZE);
   }
   state->gpr[LS_RSP] = out->rsp;
   state->gpr[LS_RCX] = out->rcx;
   state->gpr[LS_R11] = out->r11;
-}
-
-void vectors_repeat(ls_vectors vectors, const ls_state *start, ls_state *state) {
-  if (vectors == LS_VECTORS_AVX512)
-    return;
-  size_t loaded = vectors == LS_VECTORS_AVX ? YMM : XMM;
-  for (unsigned i = 0; i < 32; i++) {
-    size_t kept = i < 16 ? loaded : 0;
-    memcpy(state->zmm[i] + kept, start->zmm[i] + kept, sizeof state->zmm[i] - kept);
-  }
-  memcpy(state->k, start->k, sizeof state->k);
 }
 
 uint64_t vectors_components(ls_vectors vectors) {

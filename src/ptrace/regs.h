@@ -30,9 +30,6 @@ void gate_put(gate_in *in, const ls_state *state, uint64_t rip, ls_vectors vecto
  * RCX, R11. */
 void gate_get(const gate_out *out, ls_vectors vectors, ls_state *state);
 
-/* Fills in what `vectors` does not cover with what the run started with. */
-void vectors_repeat(ls_vectors vectors, const ls_state *start, ls_state *state);
-
 /* The components of an XSAVE area that `vectors` covers, as a bit set of XCR0's kind. */
 uint64_t vectors_components(ls_vectors vectors);
 

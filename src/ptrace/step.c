@@ -8,6 +8,7 @@
 #include "guest_code.h"
 #include "ptrace_executor.h"
 #include "regs.h"
+#include "vectors.h"
 
 #define REQUEST_SYSEMU            31
 #define REQUEST_SYSEMU_SINGLESTEP 32

@@ -11,11 +11,10 @@
 #include "../error.h"
 #include "../flags.h"
 #include "../occupied.h"
+#include "../vectors.h"
 #include "handlers.h"
 #include "stepping.h"
 #include "thread.h"
-
-enum { XMM_SIZE = 16, YMM_SIZE = 32, ZMM_SIZE = 64, LOW_REGISTERS = 16 };
 
 /* ---- A run ---- */
 
@@ -30,19 +29,10 @@ RARE static void restore_fsw(uint16_t fsw) {
   __asm__ volatile("fldenv %0" : : "m"(environment));
 }
 
-/* What the gate does not store with narrow vectors is as it was at the start. */
-RARE static void finish_vectors(ls_vectors vectors, const ls_state *start, ls_state *state) {
-  size_t size = vectors == LS_VECTORS_AVX ? YMM_SIZE : XMM_SIZE;
-  for (int i = 0; i < LOW_REGISTERS; i++)
-    memcpy(state->zmm[i] + size, start->zmm[i] + size, ZMM_SIZE - size);
-  memcpy(state->zmm[LOW_REGISTERS], start->zmm[LOW_REGISTERS], sizeof state->zmm - LOW_REGISTERS * ZMM_SIZE);
-  memcpy(state->k, start->k, sizeof state->k);
-}
-
 static void finish(const signal_executor *executor, const ls_run *run, ls_outcome *outcome) {
   ls_state *state = &outcome->state;
-  if (executor->base.vectors != LS_VECTORS_AVX512 && state != run->state)
-    finish_vectors(executor->base.vectors, run->state, state);
+  if (state != run->state)
+    vectors_repeat(executor->base.vectors, run->state, state);
   ENSURE(state->reserved0, 0);
   ENSURE(state->reserved1, 0);
   ENSURE(state->reserved2, 0); /* FXSAVE puts MXCSR_MASK there */
