@@ -433,7 +433,7 @@ typedef struct ls_stop {
 
 /* What a run can touch beyond what every run loads and stores. */
 enum {
-  LS_USES_X87 = 1, /* x87 or MMX registers; about 200 ns more in thread */
+  LS_USES_X87 = 1, /* x87 or MMX registers; 100 to 200 ns more in thread */
   /* (outcome of the reference only) it was about the base of FS or GS. A run with steps > 0 tells exactly: it
    * came to an instruction that has an FS or GS prefix, reads or writes a base (RDFSBASE and the like), or
    * loads FS or GS. Other runs cost no more for it, and tell
@@ -516,8 +516,8 @@ typedef struct ls_controller ls_controller;
 typedef void (*ls_exit_callback)(ls_controller *controller, const ls_stop *stop, void *context);
 
 enum {
-  LS_WITHOUT_X87 = 1 /* runs neither load nor store x87 and MMX registers: about 200 ns less, and the guest
-                        must not use them */
+  LS_WITHOUT_X87 = 1 /* runs neither load nor store x87 and MMX registers: 100 to 200 ns less, and the
+                        guest must not use them */
 };
 
 typedef struct ls_controller_options {
