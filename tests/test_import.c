@@ -2,6 +2,7 @@
 #include "check.h"
 #include "hex.h"
 #include "import/import.h"
+#include "import/import_record.h"
 #include "rng.h"
 
 static ls_executor *reference;
@@ -129,11 +130,119 @@ static void test_random_bytes(void **state) {
   assert_true(imported >= 200);
 }
 
+/* ---- What runs record -------------------------------------------------------------------------------- */
+
+typedef struct stepping {
+  ls_image *image;
+  trace path;
+} stepping;
+
+static int note_step(const ls_state *state, void *context) {
+  stepping *s = context;
+  const ls_range *range = ls_image_find(s->image, state->rip);
+  trace_step *step = &s->path.steps[s->path.count++];
+  step->instruction = range && range->part == LS_PART_BODY ? range->instruction : LS_NONE;
+  memcpy(step->gpr, state->gpr, sizeof step->gpr);
+  return s->path.count == TRACE_MAX;
+}
+
+static void load_and_run(const testcase *test, ls_image *image, ls_run run, ls_stop *stop) {
+  static testcase_contents contents;
+  ls_outcome outcome;
+  run.state = &test->state;
+  run.uses = LS_USES_X87;
+  run.fuel = 256;
+  testcase_contents_make(test, &contents);
+  assert_int_equal(ls_executor_load(reference, image, NULL), LS_OK);
+  assert_int_equal(ls_executor_reset(reference, contents.window, NULL), LS_OK);
+  assert_int_equal(ls_executor_run(reference, &run, &outcome, NULL), LS_OK);
+  *stop = outcome.stop;
+}
+
+/* The steps that both saw; inserted code, which is none of the program's, comes last. */
+static bool same_path(const trace *a, const trace *b) {
+  for (uint32_t i = 0; i < a->count; i++)
+    if (i >= b->count || a->steps[i].instruction != b->steps[i].instruction ||
+        memcmp(a->steps[i].gpr, b->steps[i].gpr, sizeof a->steps[i].gpr) != 0)
+      return false;
+  return a->count > 0;
+}
+
+static bool records_what_steps_see(const char *name, const char *hex, unsigned attempt, unsigned *recorded) {
+  static testcase test;
+  static stepping steps;
+  static trace path;
+  uint8_t code[512];
+  import_report report;
+  ls_stop stepped, stop;
+  import_attempt(&test, code, parse_hex(hex, code, sizeof code), attempt, &report);
+  if (!record_possible(&test))
+    return true;
+  ls_image *image = ls_image_create();
+  ls_program program = testcase_program(&test);
+  ls_state start = test.state;
+  steps = (stepping){.image = image};
+  assert_int_equal(ls_image_build(image, &program, testcase_layout(), NULL), LS_OK);
+  start.rip = ls_image_address(image, 0);
+  note_step(&start, &steps);
+  load_and_run(&test, image, (ls_run){.steps = TRACE_MAX, .visitor = note_step, .context = &steps}, &stepped);
+  assert_int_equal(record_build(&test, image, NULL), LS_OK);
+  load_and_run(&test, image, (ls_run){0}, &stop);
+  record_read(&test, reference, &stop, &path);
+  ls_image_destroy(image);
+  ++*recorded;
+  if (same_path(&path, &steps.path) &&
+      (stepped.kind != LS_STOP_FAULT ||
+       (stop.kind == stepped.kind && stop.instruction == stepped.instruction)))
+    return true;
+  printf("%s, attempt %u: %u steps recorded, %u seen; %s in %u, stepped %s in %u\n", name, attempt,
+         path.count, steps.path.count, ls_stop_kind_name(stop.kind), stop.instruction,
+         ls_stop_kind_name(stepped.kind), stepped.instruction);
+  return false;
+}
+
+static void test_records(void **state) {
+  (void)state;
+  unsigned failures = 0, recorded = 0;
+  for (unsigned attempt = 0; attempt < 4; attempt++) {
+#undef BLOCK
+#undef REFUSED
+#define BLOCK(name, hex, replaced) failures += !records_what_steps_see(name, hex, attempt, &recorded);
+#define REFUSED(name, hex, status, offset)
+#include "test_import.inc"
+    failures +=
+        !records_what_steps_see("all registers",
+                                "4989c04d89c14d89ca4d89d34d89dc4d89e54d89ee4d89f7"
+                                "4c89fb4889d94889ca4889d64889f74889fd5d504801c4",
+                                attempt, &recorded); /* mov %rax,%r8 … pop %rbp; push %rax; add %rax,%rsp */
+  }
+  assert_int_equal(failures, 0);
+  assert_true(recorded > 60);
+}
+
+/* Of a chain of pointers each faults; each is put right after one run. Then it runs to its end, with better
+ * contents of memory or at least as it is. */
+static void test_few_runs(void **state) {
+  (void)state;
+  static testcase test;
+  uint8_t code[64];
+  import_report report;
+  for (size_t links = 1; links <= 8; links++) {
+    for (size_t i = 0; i < links; i++)
+      memcpy(code + 3 * i, "\x48\x8b\x00", 3); /* mov (%rax),%rax */
+    assert_int_equal(import_block(&test, code, 3 * links, reference, &report), IMPORT_OK);
+    assert_int_equal(report.stop.kind, LS_STOP_EXIT);
+    if (report.runs > links + 3)
+      fail_msg("%zu links took %u runs", links, report.runs);
+  }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks), cmocka_unit_test(test_too_long),
-                                     cmocka_unit_test(test_links), cmocka_unit_test(test_places),
-                                     cmocka_unit_test(test_random_bytes)};
-  if (open_reference(testcase_layout(), &reference))
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_blocks),       cmocka_unit_test(test_too_long),
+                                     cmocka_unit_test(test_links),        cmocka_unit_test(test_places),
+                                     cmocka_unit_test(test_random_bytes), cmocka_unit_test(test_records),
+                                     cmocka_unit_test(test_few_runs)};
+  if (open_reference(import_layout(), &reference))
     return 1;
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
   ls_executor_destroy(reference);

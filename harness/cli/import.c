@@ -7,6 +7,7 @@
 #include "cli.h"
 #include "import/import.h"
 #include "import/import_counters.h"
+#include "oracle/affinity.h"
 
 typedef struct import_options {
   bool json, raw, no_run, verbose, anywhere;
@@ -217,8 +218,10 @@ static int import_status_of(const import_sum *sum) {
 static int import_all(const import_options *options) {
   import_sum sum = {.options = options};
   ls_error error = {0};
+  affinity pin;
+  affinity_pin(&pin); /* before there is a child, which inherits it */
   if (!options->no_run &&
-      ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &sum.reference, &error) != LS_OK)
+      ls_executor_create(LS_PTRACE, import_layout(), NULL, &sum.reference, &error) != LS_OK)
     return cli_failed("no reference to try initial values in (--no-run imports without)", &error);
   sum.blocks = options->json ? json_array() : NULL;
   sum.errors = options->json ? json_array() : NULL;
@@ -226,6 +229,7 @@ static int import_all(const import_options *options) {
     import_file(&sum, options->files[i]);
   summary(&sum);
   ls_executor_destroy(sum.reference);
+  affinity_release(&pin);
   return import_status_of(&sum);
 }
 

@@ -40,8 +40,11 @@ enum { IMPORT_ATTEMPTS = 32 };
 import_status import_attempt(testcase *test, const uint8_t *code, size_t size, unsigned attempt,
                              import_report *report);
 
-/* The same, trying attempts in `reference` (an executor for testcase_layout(); NULL: attempt 0, not run)
- * until the block leaves over a link. After a fault the value that formed the address at fault, in a
+/* testcase_layout() with one more window, in which blocks note their registers while they are tried. */
+const ls_layout *import_layout(void);
+
+/* The same, trying attempts in `reference` (an executor for import_layout(); NULL: attempt 0, not run) until
+ * the block leaves over a link. After a fault the value that formed the address at fault, in a
  * register or in memory, is put right and the block is run again. If no attempt gets to the end, the one that
  * got furthest is kept. Loads images into the executor and leaves the last one loaded but destroyed. */
 import_status import_block(testcase *test, const uint8_t *code, size_t size, ls_executor *reference,
