@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "engine.h"
+#include "words.h"
 
 enum { EXIT_USAGE = 2, EXIT_INPUT = 4, EXIT_SKIPPED = 77, INPUT_MAX = 1 << 20, REASONS_MAX = 16 };
 
@@ -38,7 +39,7 @@ size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size) {
 }
 
 static void complain(const char *path) {
-  fprintf(stderr, "%s: %s\n", path, strerror(errno));
+  fprintf(stderr, "%s: %s\n", printable(path), strerror(errno));
   failed++;
 }
 
@@ -72,7 +73,8 @@ static void replay_directory(const char *path) {
   for (int i = 0; i < count; i++) {
     char child[4096];
     if (names[i]->d_name[0] != '.' &&
-        (size_t)snprintf(child, sizeof child, "%s/%s", path, names[i]->d_name) < sizeof child)
+        (size_t)snprintf(child, sizeof child, "%s%s%s", path, separator_after(path), names[i]->d_name) <
+            sizeof child)
       replay(child);
     free(names[i]);
   }
@@ -102,7 +104,8 @@ int main(int argc, char **argv) {
     replay(argv[i]);
   for (unsigned i = 0; i < REASONS_MAX && reasons[i].count; i++)
     printf("%u skipped: %s\n", reasons[i].count, reasons[i].why);
-  printf("%u inputs ran, %u were skipped, %u could not be read\n", ran, skipped, failed);
+  printf("%u %s ran, %u %s skipped, %u could not be read\n", ran, word_for(ran, "input", "inputs"), skipped,
+         word_for(skipped, "was", "were"), failed);
   if (failed || ran + skipped == 0)
     return EXIT_INPUT;
   return ran ? 0 : EXIT_SKIPPED;

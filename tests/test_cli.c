@@ -1,5 +1,6 @@
 /* The lockstep command from outside: exit codes, JSON, what it does about bad files and full disks.
  * Usage: test_cli LOCKSTEP. */
+#include <regex.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -26,6 +27,22 @@ static void read_back(const char *name, char *text) {
   fclose(file);
 }
 
+/* What people read: no blanks at the ends of lines, no "1 entries", no "//" in paths, no control characters.
+ */
+static void expect_tidy(const char *line, const char *text) {
+  static const char *const never[] = {
+      "[ \t]$", "(^|[^0-9.,])1 (entries|blocks|files|instructions|processes|rounds|programs|forms)",
+      "[a-z0-9]//", "[^[:print:][:space:]\x80-\xff]"};
+  for (size_t i = 0; i < sizeof never / sizeof never[0]; i++) {
+    regex_t untidy;
+    regmatch_t at;
+    assert_int_equal(regcomp(&untidy, never[i], REG_EXTENDED | REG_NEWLINE), 0);
+    if (regexec(&untidy, text, 1, &at, 0) == 0)
+      fail_msg("%s: '%s' is in: %s", line, never[i], text + (at.rm_so > 80 ? at.rm_so - 80 : 0));
+    regfree(&untidy);
+  }
+}
+
 /* Runs a shell line in the scratch directory, $L being the command; returns its exit status. */
 static int run(const char *line) {
   char *all;
@@ -34,6 +51,8 @@ static int run(const char *line) {
   free(all);
   read_back("out", output);
   read_back("err", complaints);
+  expect_tidy(line, output);
+  expect_tidy(line, complaints);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -114,12 +133,14 @@ static void test_help(void **state) {
     expect(line, 0);
     expect_text(output, "Usage: lockstep ");
     expect_text(output, "Example: ");
-    expect_text(output, "Exit status: ");
+    expect_text(output, "lockstep help exit-codes");
     snprintf(line, sizeof line, "$L %s --help >long; $L %s -h | cmp - long && $L help %s | cmp - long",
              commands[i], commands[i], commands[i]);
     expect(line, 0);
   }
   expect("$L --help >long; $L -h | cmp - long && $L help | cmp - long && $L help help | cmp - long", 0);
+  expect("$L help exit-codes", 0);
+  expect_text(output, "143");
   expect("$L help shwo", 2);
   expect_text(complaints, "did you mean 'show'");
   expect("$L --version", 0);
@@ -214,7 +235,7 @@ static void test_generate_over_damage(void **state) {
   expect("$L generate -s 1 -o again && for e in again/*; do cp $e kept; echo damaged >$e; done", 0);
   expect("$L run again", 4);
   expect("$L generate -s 1 -o again", 0);
-  expect_text(output, "1 entries written");
+  expect_text(output, "1 entry written");
   expect("cmp again/* kept && test \"$(ls -A again | wc -l)\" = 1", 0);
 }
 
@@ -277,8 +298,8 @@ static void test_bad_files(void **state) {
   expect("$L run missing", 4);
   expect_text(complaints, "missing: ");
   expect("$L run missing single", 4);
-  expect_text(output, "1 entries: 1 same");
-  expect_text(output, "; 1 files could not be used");
+  expect_text(output, "1 entry: 1 same");
+  expect_text(output, "; 1 file could not be used");
   expect("$L run missing mixed/a", 4);
   expect_text(output, "0 entries: ");
   expect_text(output, "; 2 files could not be used");
@@ -303,7 +324,7 @@ static void test_no_files(void **state) {
   expect("timeout 20 $L show pipe", 4);
   expect_text(complaints, "pipe: neither a regular file nor a directory");
   expect("timeout 20 $L run pipe single", 4);
-  expect_text(output, "1 entries: 1 same");
+  expect_text(output, "1 entry: 1 same");
   expect("$L run - <single && $L show - <single", 0);
 }
 
@@ -339,7 +360,7 @@ static void test_run_interrupted(void **state) {
   read_line(from);
   assert_int_equal(interrupt(pid, SIGINT, from), 130);
   expect_text(output,
-              "1 entries: 1 same, 0 different, 0 inconclusive, 0 refused; interrupted after 1 of 3 files");
+              "1 entry: 1 same, 0 different, 0 inconclusive, 0 refused; interrupted after 1 of 3 files");
   pid = start("trap '' INT; exec $L run -q single - <>held", &from);
   await_handler(pid, SIGTERM);
   assert_int_equal(kill(pid, SIGINT), 0); /* ignored before: so it is still */
@@ -483,7 +504,7 @@ static void test_show(void **state) {
 static void test_import(void **state) {
   (void)state;
   expect("echo 4801c8 | $L import -o taken -", 0);
-  expect_text(output, "1 blocks: 1 run to their end");
+  expect_text(output, "1 block: 1 runs to its end");
   assert_int_equal(count_entries("taken"), 1);
   expect("$L run taken", 0);
   expect("printf '# note\\nname,code\\na,4801c8\\nb,0x90 0x90\\n\\nc,488b07,1.5\\n' >b.csv; $L import --json "
@@ -521,33 +542,120 @@ static void test_import(void **state) {
 static void test_import_damaged(void **state) {
   (void)state;
   expect("printf '\\357\\273\\2774801c8\\n' | $L import -", 0);
-  expect_text(output, "1 blocks: 1 run");
+  expect_text(output, "1 block: 1 runs");
   expect("echo 4801c | $L import -", 4);
   expect_text(complaints, "-:1: odd number of digits");
   expect("echo 4801c8z | $L import -", 4);
   expect_text(complaints, "-:1: column 7: 'z' is no hex digit");
   expect("printf '4801c8z\\n90\\n' | $L import -", 4);
   expect_text(complaints, "-:1: column 7");
-  expect_text(output, "1 blocks: 1 run");
+  expect_text(output, "1 block: 1 runs");
   expect("printf 'code\\n90\\n' | $L import -", 0);
   expect("printf '90\\00090\\n90\\n' | $L import -", 4);
   expect_text(complaints, "-:1: column 3: a zero byte");
-  expect_text(output, "1 blocks: 1 run");
+  expect_text(output, "1 block: 1 runs");
   expect("printf '\\000\\000' | $L import -v -", 0); /* add byte ptr [rax], al */
   expect_text(output, "-: exit");
+}
+
+/* Bytes that were there before are not run again; what became of them is said again. */
+static void test_import_again(void **state) {
+  (void)state;
+  expect("printf '90\\n4801c8\\n90\\n48 01 c8\\n65488b07\\n65488b07\\n' | $L import --json -o again -", 5);
+  json_t *value = parse_output();
+  assert_int_equal(number(value, "total"), 6);
+  assert_int_equal(number(value, "exit"), 4);
+  assert_int_equal(number(value, "refused"), 2);
+  assert_int_equal(number(value, "again"), 3);
+  assert_int_equal(number(value, "written"), 2);
+  const json_t *blocks = json_object_get(value, "blocks"), *first = json_array_get(blocks, 1),
+               *second = json_array_get(blocks, 3);
+  assert_true(number(first, "runs") > 0);
+  assert_int_equal(number(second, "runs"), 0);
+  assert_true(json_is_true(json_object_get(second, "again")));
+  assert_true(json_equal(json_object_get(first, "entry"), json_object_get(second, "entry")));
+  assert_true(json_equal(json_object_get(first, "stop"), json_object_get(second, "stop")));
+  json_decref(value);
+  expect("printf '90\\n90\\n' | $L import -", 0);
+  expect_text(output, "; 1 of them has bytes that were there before");
 }
 
 /* A loop that no fuel lasts for ends with smaller counters; one that has none stays as it is. */
 static void test_import_loops(void **state) {
   (void)state;
   expect("echo 4801d848ffc975f8660f58c1 | $L import -o loops -", 0); /* dec rcx; jnz */
-  expect_text(output, "1 blocks: 1 run to their end");
+  expect_text(output, "1 block: 1 runs to its end");
   expect("$L run loops", 0);
   expect_text(output, "exit, behind instruction #3");
   expect("echo 4883c0084839d075f790 | $L import -", 0); /* add rax, 8; cmp rax, rdx; jne */
-  expect_text(output, "1 blocks: 1 run to their end");
+  expect_text(output, "1 block: 1 runs to its end");
   expect("echo ebfe | $L import -", 0); /* jmp to itself */
-  expect_text(output, "1 stop otherwise");
+  expect_text(output, "1 stops otherwise");
+}
+
+/* Faults have the names of signal.h, in JSON beside the numbers. */
+static void test_fault_names(void **state) {
+  static const struct {
+    const char *code, *text, *signal, *name;
+    int number;
+  } faults[] = {{"0f0b", "fault SIGILL, ILL_ILLOPN, ", "SIGILL", "ILL_ILLOPN", ILL_ILLOPN},
+                {"31c9f7f1", "fault SIGFPE, FPE_INTDIV, ", "SIGFPE", "FPE_INTDIV", FPE_INTDIV},
+                {"cc", "fault SIGTRAP, SI_KERNEL, ", "SIGTRAP", "SI_KERNEL", SI_KERNEL},
+                {"31c08b00", "fault SIGSEGV, SEGV_MAPERR, ", "SIGSEGV", "SEGV_MAPERR", SEGV_MAPERR},
+                {"f4", "fault SIGSEGV, SI_KERNEL, ", "SIGSEGV", "SI_KERNEL", SI_KERNEL},
+                {"8b042500000020", NULL, NULL, NULL, 0}}; /* absolute: redirected, and runs */
+  char line[200];
+  (void)state;
+  for (size_t i = 0; faults[i].text != NULL; i++) {
+    snprintf(line, sizeof line, "rm -rf fault; echo %s | $L import -o fault -", faults[i].code);
+    expect(line, 0);
+    expect_text(output, faults[i].text);
+    expect("$L run fault", 0);
+    expect_text(output, faults[i].text);
+    expect("$L run --json fault", 0);
+    json_t *value = parse_output();
+    const json_t *stop = json_object_get(json_array_get(json_object_get(value, "entries"), 0), "stop");
+    assert_int_equal(number(stop, "code"), faults[i].number);
+    assert_string_equal(json_string_value(json_object_get(stop, "code_name")), faults[i].name);
+    assert_string_equal(json_string_value(json_object_get(stop, "signal_name")), faults[i].signal);
+    json_decref(value);
+  }
+}
+
+/* What cannot be read may be an entry: there is no advice to make one. Root can read all but these. */
+static void test_unreadable(void **state) {
+  (void)state;
+  expect("$L run /proc/self/mem", 4);
+  assert_null(strstr(complaints, "is no entry"));
+  expect("$L run missing", 4);
+  assert_null(strstr(complaints, "lockstep import"));
+  expect("echo >blank && $L run missing blank", 4);
+  assert_null(strstr(complaints, "lockstep import"));
+  expect("$L run blank", 4);
+  expect_text(complaints, "lockstep import");
+  expect("$L stats .", 4);
+  expect_text(complaints, "Is a directory");
+}
+
+/* run() sees that nothing of this is printed as it is. */
+static void test_names_of_files(void **state) {
+  (void)state;
+  expect("mkdir slash && $L generate -s 1 -o slash/ && $L run slash/ --json | grep -F '\"slash/'", 0);
+  expect("$L run slash/", 0);
+  write_entry("weird\033[2J\r", 1);
+  expect("$L run weird*", 0);
+  expect_text(output, "weird\\x1b[2J\\r: ");
+  expect("$L show weird* weird*", 0);
+  expect_text(output, "==> weird\\x1b[2J\\r <==");
+  expect("$L run missing$(printf '\\033')", 4);
+  expect_text(complaints, "missing\\x1b: ");
+  expect("$L run missing$(printf '\\302\\233')", 4); /* CSI in one character of UTF-8 */
+  expect_text(complaints, "missing\\xc2\\x9b: ");
+  expect("echo 0f0b >weird$(printf '\\a').hex && $L import weird*.hex", 0);
+  expect_text(output, "weird\\a.hex:1: fault");
+  expect("$L $(printf 'a\\033')", 2);
+  expect_text(complaints, "'a\\x1b'");
+  expect("$L stats -f slash$(printf '\\033') slash", 4);
 }
 
 /* Nothing half-written stays behind, and nothing goes wrong in silence. */
@@ -604,7 +712,11 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_import),
       cmocka_unit_test(test_full_disk),
       cmocka_unit_test(test_import_damaged),
+      cmocka_unit_test(test_import_again),
       cmocka_unit_test(test_import_loops),
+      cmocka_unit_test(test_fault_names),
+      cmocka_unit_test(test_unreadable),
+      cmocka_unit_test(test_names_of_files),
       cmocka_unit_test(test_no_files),
       cmocka_unit_test(test_host_failure),
       cmocka_unit_test(test_json_on_failure),

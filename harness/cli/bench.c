@@ -9,6 +9,7 @@
 #include "bench_rows.h"
 #include "cli.h"
 #include "oracle/affinity.h"
+#include "words.h"
 
 enum { ROUNDS_DEFAULT = 25, ROUNDS_MAX = 1001, OPTION_JSON = 'j', OPTION_ROUNDS = 'r', OPTION_VECTORS = 'v' };
 
@@ -74,17 +75,25 @@ static double ratio_of_floors(const bench_row *row, void *suite, int times) {
   return time_loop(row, suite, row->floor_of_ours, times) / bare;
 }
 
-static result measure(void *suite, const bench_row *row, int rounds) {
+/* How many of the rounds of all rows are over. */
+static size_t rounds_done, rounds_wanted;
+
+/* False: it was interrupted, and the row has no result. */
+static bool measure(void *suite, const bench_row *row, int rounds, result *r) {
   static double floors[ROUNDS_MAX], ours[ROUNDS_MAX], ratios[ROUNDS_MAX];
   time_loop(row, suite, row->floor, row->times / 4 + 1); /* warm up */
   time_loop(row, suite, row->ours, row->times / 4 + 1);
   ratio_of_floors(row, suite, row->times / 4 + 1);
-  for (int i = 0; i < rounds; i++) {
+  for (int i = 0; i < rounds; i++, rounds_done++) {
+    progress_at(rounds_done);
+    if (interrupt_noted())
+      return false;
     floors[i] = time_loop(row, suite, row->floor, row->times);
     ours[i] = time_loop(row, suite, row->ours, row->times);
     ratios[i] = ours[i] / floors[i] / ratio_of_floors(row, suite, row->times);
   }
-  return (result){median(floors, rounds), median(ours, rounds), median(ratios, rounds)};
+  *r = (result){median(floors, rounds), median(ours, rounds), median(ratios, rounds)};
+  return true;
 }
 
 /* ---- Showing ---- */
@@ -140,13 +149,16 @@ static bool is_due(const bench_row *row, const arguments *a, bool last) {
 static ls_status run_suite(const bench_suite *suite, const arguments *a, const bench_setting *setting,
                            bool last, json_t *rows, ls_error *error) {
   void *made = NULL;
-  for (size_t i = 0; i < suite->count; i++) {
+  for (size_t i = 0; i < suite->count && !interrupt_noted(); i++) {
     const bench_row *row = &suite->rows[i];
+    result r;
     if (!is_due(row, a, last))
       continue;
     if (!made && !(made = suite->create(setting, error)))
       return error->status;
-    result r = measure(made, row, a->rounds);
+    if (!measure(made, row, a->rounds, &r))
+      break;
+    progress_hide();
     if (a->json)
       add_row(rows, row, setting->vectors, &r);
     else
@@ -159,7 +171,11 @@ static ls_status run_suite(const bench_suite *suite, const arguments *a, const b
 
 static void print_end(const arguments *a, const place *where, json_t *rows) {
   if (!a->json) {
-    printf("medians of %d rounds; ratio = median of the rounds' ratios\n", a->rounds);
+    printf("medians of %d %s; ratio = median of the rounds' ratios\n", a->rounds,
+           word_for((size_t)a->rounds, "round", "rounds"));
+    if (interrupt_cuts(rounds_done, rounds_wanted))
+      printf("interrupted after %zu of %zu rounds: the other rows are not there\n", rounds_done,
+             rounds_wanted);
     if (where->other >= 0)
       printf("this thread on CPU %d, guests that requests go to in a thread on CPU %d\n", where->cpu,
              where->other);
@@ -167,8 +183,9 @@ static void print_end(const arguments *a, const place *where, json_t *rows) {
       printf("this thread and guests that requests go to share a CPU, or are not pinned\n");
     return;
   }
-  json_t *top = json_pack("{s:s, s:i, s:i, s:O}", "vectors", ls_vectors_name(ls_vectors_available()), "cpu",
-                          where->cpu, "guest_cpu", where->other, "rows", rows);
+  json_t *top = json_pack("{s:s, s:i, s:i, s:O, s:o}", "vectors", ls_vectors_name(ls_vectors_available()),
+                          "cpu", where->cpu, "guest_cpu", where->other, "rows", rows, "interrupted",
+                          interrupt_json(rounds_done, rounds_wanted));
   json_dumpf(top, stdout, JSON_INDENT(2));
   putchar('\n');
   json_decref(top);
@@ -185,15 +202,28 @@ static ls_status run_width(const arguments *a, const bench_setting *setting, boo
   return status;
 }
 
+static size_t count_rounds(const arguments *a, ls_vectors first, ls_vectors last) {
+  size_t rows = 0;
+  for (ls_vectors width = first; width <= last; width++)
+    for (size_t i = 0; i < SUITES; i++)
+      for (size_t j = 0; j < suites[i]->count; j++)
+        rows += is_due(&suites[i]->rows[j], a, width == last);
+  return rows * (size_t)a->rounds;
+}
+
 static ls_status run_all(const arguments *a, const place *where, ls_error *error) {
   ls_vectors first = a->vectors ? a->vectors : LS_VECTORS_SSE;
   ls_vectors last = a->vectors ? a->vectors : ls_vectors_available();
   json_t *rows = json_array();
   ls_status status = LS_OK;
-  for (ls_vectors width = first; width <= last && !status; width++) {
+  rounds_wanted = count_rounds(a, first, last);
+  interrupt_watch();
+  progress_begin("measuring", "rounds", rounds_wanted);
+  for (ls_vectors width = first; width <= last && !status && !interrupt_noted(); width++) {
     const bench_setting setting = {where->other, width};
     status = run_width(a, &setting, width == last, rows, error);
   }
+  progress_end();
   if (!status)
     print_end(a, where, rows);
   json_decref(rows);
@@ -201,7 +231,7 @@ static ls_status run_all(const arguments *a, const place *where, ls_error *error
 }
 
 void bench_give_up(const char *what, const char *why) {
-  fprintf(stderr, "lockstep bench: %s: %s\n", what, why);
+  cli_complain("bench: %s: %s", what, why);
   exit(CLI_BAD);
 }
 
@@ -268,7 +298,7 @@ static error_t parse(int key, char *value, struct argp_state *state) {
     a->names = state->argv + state->next;
     for (char **name = a->names; *name; name++)
       if (!is_row(*name))
-        argp_error(state, "there is no row '%s'; there are:%s", *name, all_rows());
+        argp_error(state, "there is no row '%s'; there are:%s", printable(*name), all_rows());
     return 0;
   default:
     return ARGP_ERR_UNKNOWN;
@@ -305,7 +335,7 @@ int cmd_bench(int argc, char **argv) {
   ls_status status = run_all(&a, &where, &error);
   affinity_release(&pin);
   if (!status)
-    return CLI_OK;
-  fprintf(stderr, "lockstep bench: %s\n", error.text);
+    return interrupt_cuts(rounds_done, rounds_wanted) ? CLI_INTERRUPTED + interrupt_noted() : CLI_OK;
+  cli_complain("bench: %s", cli_reason(&error));
   return status == LS_ERR_NO_REFERENCE ? CLI_NO_REFERENCE : CLI_BAD;
 }

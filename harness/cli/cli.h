@@ -12,7 +12,7 @@
 #include "testcase/testcase.h"
 
 /* What every sub-command exits with; where several apply, the first of 1, 130 and 143, 4, 5, 77.
- * CLI_EXIT_CODES says the same in --help. */
+ * `lockstep help exit-codes` says the same (main.c). */
 enum {
   CLI_OK = 0,           /* done; all entries same */
   CLI_DIFFERENCE = 1,   /* the executors differ */
@@ -24,12 +24,7 @@ enum {
   CLI_INTERRUPTED = 128 /* and the number of the signal: SIGINT or SIGTERM came before all was done */
 };
 
-#define CLI_EXIT_CODES                                                                                       \
-  "Exit status: 0 all is well (run: all entries same); 1 a difference was found; 2 wrong usage; "            \
-  "3 no reference executor is possible here; 4 a file is unreadable, unwritable or damaged, or there was "   \
-  "nothing to do; 5 entries were inconclusive or refused; 77 all were skipped for want of a CPU feature; "   \
-  "130 or 143 it was interrupted (run: after "                                                               \
-  "printing what was done until then)."
+#define CLI_EXIT_CODES "`lockstep help exit-codes` says what the exit status means."
 
 /* The sub-commands. argv[0] is "lockstep run" and so on; returns the exit status. */
 int cmd_run(int argc, char **argv);
@@ -69,12 +64,18 @@ void files_collect(file_list *list, const char *path);
 void files_free(file_list *list);
 
 /* The whole of a file ("-": standard input) of at most `limit` bytes, malloc'ed, with a zero behind it; NULL
- * and a sentence in `why` if that fails. */
+ * and a sentence in `why` if that fails, or a signal was noted before its end. */
 uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size_t why_size);
 
+typedef enum loaded {
+  LOADED_ENTRY,
+  LOADED_NOTHING, /* the file cannot be read */
+  LOADED_STRANGER /* it can, and is no entry */
+} loaded;
+
 /* Reads an entry, from a regular file or standard input only: the end of a pipe or a device may never come.
- * `any`: also bytes that are no entry, as the fuzz target takes them. */
-bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size);
+ * `any`: also bytes that are no entry, as the fuzz target takes them. If it is none, `why` has a sentence. */
+loaded entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size);
 
 /* The name of the fuzz target, other than that of entries, in whose corpus the file `path` is; or NULL. */
 const char *target_of_input(const char *path);
@@ -102,8 +103,36 @@ void interrupt_watch(void);
 /* The signal that was noted last, or 0. */
 int interrupt_noted(void);
 
-/* Waits until standard input has something to read, or its end, or a signal was noted. */
-void interrupt_wait_input(void);
+/* Waits until the descriptor has something to read, or its end, or a signal was noted. */
+void interrupt_wait(int fd);
+
+/* Was a signal noted when only `done` of `total` was? */
+bool interrupt_cuts(size_t done, size_t total);
+
+/* null, or, if interrupt_cuts() is true, {"signal": …, "after": done, "of": total}. */
+json_t *interrupt_json(size_t done, size_t total);
+
+/* ---- Progress (progress.c) --------------------------------------------------------------------------- */
+
+/* What takes more than a moment says how far it is on a line of standard error, if that is a terminal:
+ * "`doing`: 5 of 9 `things`, 2 a second". `total` 0: it is not known. The strings are borrowed until
+ * progress_end(). */
+void progress_begin(const char *doing, const char *things, size_t total);
+
+/* `done` of them are. Cheap enough for each. */
+void progress_at(size_t done);
+
+/* Makes the line blank before something else is printed; the next progress_at() brings it back in time. */
+void progress_hide(void);
+
+/* No line any more. Without a progress_begin() nothing happens. */
+void progress_end(void);
+
+/* ---- Forms (forms.c) --------------------------------------------------------------------------------- */
+
+/* Probes all forms (forms/probe.h) in a reference made for it, with a line of progress, until a signal is
+ * noted. `support` has room for forms_count(). */
+ls_status forms_probe_here(uint8_t *support, ls_error *error);
 
 /* ---- Output (output.c, show.c) ----------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "words.h"
 
 static const char not_a_file[] =
     "neither a regular file nor a directory; a pipe is read as - (standard input)";
@@ -67,7 +68,7 @@ static void collect_directory(file_list *list, const char *path) {
   }
   for (int i = 0; i < count; i++) {
     char *below = NULL;
-    if (asprintf(&below, "%s/%s", path, names[i]->d_name) < 0)
+    if (asprintf(&below, "%s%s%s", path, separator_after(path), names[i]->d_name) < 0)
       list_complain(list, path, "out of memory");
     else
       collect(list, below, false);
@@ -103,40 +104,55 @@ void files_collect(file_list *list, const char *path) {
 
 /* ---- Reading ----------------------------------------------------------------------------------------- */
 
-static uint8_t *read_stream(FILE *file, size_t limit, size_t *size, char *why, size_t why_size) {
-  size_t room = 4096;
+/* What is no regular file may let wait, which a signal that is noted ends. False: errno. */
+static bool read_piece(int fd, uint8_t *data, size_t room, size_t *size) {
+  struct stat info;
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    interrupt_wait(fd);
+    if (interrupt_noted()) {
+      errno = EINTR;
+      return false;
+    }
+  }
+  ssize_t got = read(fd, data, room);
+  *size = got > 0 ? (size_t)got : 0;
+  return got >= 0;
+}
+
+static uint8_t *read_all(int fd, size_t limit, size_t *size, char *why, size_t why_size) {
+  size_t room = 4096, piece;
   uint8_t *data = NULL;
   *size = 0;
-  do { /* once even at the end of the file: standard input may be named twice */
+  do {
+    room = *size == room ? 2 * room : room;
     uint8_t *more = realloc(data, room + 1);
-    if (more == NULL)
-      break;
+    if (more == NULL || !read_piece(fd, more + *size, room - *size, &piece)) {
+      snprintf(why, why_size, "%s", more == NULL ? "out of memory" : strerror(errno));
+      free(more == NULL ? data : more);
+      return NULL;
+    }
     data = more;
-    *size += fread(data + *size, 1, room - *size, file);
-    room *= 2;
-  } while (!feof(file) && !ferror(file) && *size <= limit);
-  if (data != NULL && feof(file) && *size <= limit) {
+    *size += piece;
+  } while (piece > 0 && *size <= limit);
+  if (*size <= limit) {
     data[*size] = 0;
     return data;
   }
-  if (*size > limit)
-    snprintf(why, why_size, "too large: at most %zu bytes are read", limit);
-  else
-    snprintf(why, why_size, "%s", ferror(file) ? strerror(errno) : "out of memory");
+  snprintf(why, why_size, "too large: at most %zu bytes are read", limit);
   free(data);
   return NULL;
 }
 
 uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size_t why_size) {
   if (strcmp(path, "-") == 0)
-    return read_stream(stdin, limit, size, why, why_size);
-  FILE *file = fopen(path, "rbe");
-  if (file == NULL) {
+    return read_all(STDIN_FILENO, limit, size, why, why_size);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
     snprintf(why, why_size, "%s", why_not(path));
     return NULL;
   }
-  uint8_t *data = read_stream(file, limit, size, why, why_size);
-  fclose(file);
+  uint8_t *data = read_all(fd, limit, size, why, why_size);
+  close(fd);
   return data;
 }
 
@@ -145,23 +161,23 @@ static void add_remedy(char *why, size_t why_size, const char *remedy) {
   snprintf(why + length, why_size - length, "%s", remedy);
 }
 
-bool entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size) {
+loaded entry_load(const char *path, bool any, testcase *test, char *why, size_t why_size) {
   size_t size;
   struct stat info;
   if (strcmp(path, "-") != 0 && stat(path, &info) == 0 && !S_ISREG(info.st_mode)) {
     snprintf(why, why_size, "%s", S_ISDIR(info.st_mode) ? strerror(EISDIR) : not_a_file);
-    return false;
+    return LOADED_NOTHING;
   }
   uint8_t *data = file_read(path, any ? 1 << 20 : TESTCASE_SIZE_MAX, &size, why, why_size);
   if (data == NULL)
-    return false;
+    return LOADED_NOTHING;
   bool fine = any || testcase_check(data, size, why, why_size);
   if (fine)
     testcase_decode(test, data, size);
   else
     add_remedy(why, why_size, "; --any takes it all the same");
   free(data);
-  return fine;
+  return fine ? LOADED_ENTRY : LOADED_STRANGER;
 }
 
 const char *target_of_input(const char *path) {
@@ -221,7 +237,7 @@ static bool write_unnamed(const char *directory, const char *path, const uint8_t
 static bool write_renamed(const char *directory, const char *path, const uint8_t *data, size_t size) {
   char *temporary;
   sigset_t all, before;
-  if (asprintf(&temporary, "%s/.lockstep-XXXXXX", directory) < 0)
+  if (asprintf(&temporary, "%s%s.lockstep-XXXXXX", directory, separator_after(directory)) < 0)
     return false;
   sigfillset(&all);
   sigprocmask(SIG_SETMASK, &all, &before);
@@ -287,7 +303,7 @@ int entry_save(const char *directory, const testcase *test, char name[33], char 
   testcase_name(test, name);
   if (mkdir(directory, 0755) != 0 && errno != EEXIST)
     return write_failed(directory, why, why_size);
-  if (asprintf(&path, "%s/%s", directory, name) < 0) {
+  if (asprintf(&path, "%s%s%s", directory, separator_after(directory), name) < 0) {
     snprintf(why, why_size, "out of memory");
     return -1;
   }

@@ -7,6 +7,7 @@
 #include "forms/forms.h"
 #include "forms/policy.h"
 #include "forms/probe.h"
+#include "oracle/affinity.h"
 
 typedef struct forms_options {
   bool list, json;
@@ -56,6 +57,7 @@ typedef struct census {
   bool probed; /* without: runnable and allowed mean nothing */
   uint32_t mnemonics;
   uint32_t illegal;  /* that the policy lets run, and this CPU does not */
+  uint32_t untried;  /* that the policy lets run, and nobody tried: it was interrupted */
   uint32_t excluded; /* by the policy */
   census_row all, by_encoding[ENCODINGS];
   census_row *by_class; /* one for each of policy_rows() */
@@ -87,6 +89,7 @@ static bool take_census(const uint8_t *support, bool probed, census *c) {
     count_in(&c->by_encoding[form_encoding(form)], policy, support[form]);
     count_in(&c->by_class[policy - first], policy, support[form]);
     c->illegal += policy->action == POLICY_RUN && support[form] == FORM_ILLEGAL;
+    c->untried += policy->action == POLICY_RUN && support[form] == FORM_UNPROBED;
     c->excluded += policy->action == POLICY_EXCLUDE;
     c->mnemonics += form_mnemonic(form) != last; /* forms are sorted by mnemonic */
     last = form_mnemonic(form);
@@ -130,6 +133,8 @@ static void print_sum(const census *c) {
     printf("  %6u are allowed: %u that this CPU runs, %u that are undefined and are to fault\n",
            c->all.allowed, c->all.runnable, c->all.allowed - c->all.runnable);
     printf("  %6u this CPU does not have\n", c->illegal);
+    if (c->untried > 0)
+      printf("  %6u were not tried: it was interrupted\n", c->untried);
   } else {
     printf("  %6u would be allowed, those of them that this CPU runs\n", c->all.forms - c->excluded);
   }
@@ -198,10 +203,12 @@ static json_t *json_classes(const census *c) {
 }
 
 static void print_json(const census *c, const ls_error *error) {
-  json_t *root = json_pack("{s:i, s:o, s:o, s:o, s:i, s:o, s:o}", "forms", (int)c->all.forms, "runnable",
-                           json_count(c, c->all.runnable), "allowed", json_count(c, c->all.allowed),
-                           "excluded", json_excluded(c), "mnemonics", (int)c->mnemonics, "unsupported",
-                           json_count(c, c->illegal), "classes", json_classes(c));
+  json_t *root =
+      json_pack("{s:i, s:o, s:o, s:o, s:i, s:o, s:o, s:o, s:o}", "forms", (int)c->all.forms, "runnable",
+                json_count(c, c->all.runnable), "allowed", json_count(c, c->all.allowed), "excluded",
+                json_excluded(c), "mnemonics", (int)c->mnemonics, "unsupported", json_count(c, c->illegal),
+                "untried", json_count(c, c->untried), "interrupted",
+                interrupt_json(c->all.forms - c->untried, c->all.forms), "classes", json_classes(c));
   if (!c->probed)
     json_object_set_new(root, "no_reference", json_text(error->text));
   json_print(root);
@@ -209,12 +216,22 @@ static void print_json(const census *c, const ls_error *error) {
 
 /* ---- The command ------------------------------------------------------------------------------------- */
 
-static ls_status probe_here(uint8_t *support, ls_error *error) {
+static bool go_on(form_id form) {
+  progress_at(form);
+  return !interrupt_noted();
+}
+
+ls_status forms_probe_here(uint8_t *support, ls_error *error) {
   ls_executor *reference = NULL;
+  affinity pin;
+  affinity_pin(&pin); /* before there is a child, which inherits it */
   ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, error);
+  progress_begin("trying what this CPU runs", "forms", forms_count());
   if (status == LS_OK)
-    status = probe_forms(reference, support, error);
+    status = probe_forms_while(reference, support, go_on, error);
+  progress_end();
   ls_executor_destroy(reference);
+  affinity_release(&pin);
   return status;
 }
 
@@ -224,7 +241,9 @@ static int print_all(const forms_options *options, const uint8_t *support, bool 
     cli_complain("no memory for the table of forms");
     return CLI_BAD;
   }
-  const int status = probed ? CLI_OK : cli_failed("what this CPU runs is not known", error);
+  int status = probed ? CLI_OK : cli_failed("what this CPU runs is not known", error);
+  if (probed && interrupt_cuts(c.all.forms - c.untried, c.all.forms))
+    status = CLI_INTERRUPTED + interrupt_noted();
   if (options->json)
     print_json(&c, error);
   else if (options->list)
@@ -254,7 +273,8 @@ int cmd_forms(int argc, char **argv) {
     cli_complain("no memory for the table of forms");
     return CLI_BAD;
   }
-  const ls_status status = probe_here(support, &error);
+  interrupt_watch();
+  const ls_status status = forms_probe_here(support, &error);
   const int result = print_all(&options, support, status == LS_OK, &error);
   free(support);
   return result;

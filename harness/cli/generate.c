@@ -4,9 +4,10 @@
 #include <sys/random.h>
 
 #include "cli.h"
-#include "forms/probe.h"
+#include "forms/forms.h"
 #include "generate/generate.h"
 #include "no_memory.h"
+#include "words.h"
 
 typedef struct generate_options {
   uint32_t count;
@@ -55,7 +56,7 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
     options->generator.fault_percent = (uint32_t)number(state, "fault-percent", argument, 0, 100);
     return 0;
   case ARGP_KEY_ARG:
-    argp_error(state, "unexpected argument '%s'", argument);
+    argp_error(state, "unexpected argument '%s'", printable(argument));
     return EINVAL;
   default:
     return ARGP_ERR_UNKNOWN;
@@ -65,44 +66,59 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
 /* A generator for what this CPU runs. */
 static ls_status make_generator(const generator_options *options, generator **gen, ls_error *error) {
   uint8_t *support = calloc(forms_count(), 1);
-  ls_executor *reference = NULL;
   *gen = NULL;
-  ls_status status = ls_executor_create(LS_PTRACE, testcase_layout(), NULL, &reference, error);
-  if (status == LS_OK && support != NULL)
-    status = probe_forms(reference, support, error);
-  if (status == LS_OK && support != NULL)
+  ls_status status =
+      support != NULL ? forms_probe_here(support, error) : no_memory(error, "a table of forms");
+  if (status == LS_OK)
     *gen = generator_create(support, options);
   if (status == LS_OK && *gen == NULL)
     status = no_memory(error, "a generator");
-  ls_executor_destroy(reference);
   free(support);
   return status;
+}
+
+/* Shows the program, or writes it and counts those that are new. */
+static bool put(const generate_options *options, const testcase *test, uint32_t *written) {
+  char name[33], why[512];
+  if (options->directory == NULL) {
+    progress_hide();
+    return show_print(stdout, test) && !ferror(stdout);
+  }
+  int saved = entry_save(options->directory, test, name, why, sizeof why);
+  if (saved < 0)
+    cli_complain("%s", why);
+  *written += saved > 0;
+  return saved >= 0;
+}
+
+static void print_end(const generate_options *options, uint32_t made, uint32_t written) {
+  printf("%u %s written to %s, seed %llu", written, word_for(written, "entry", "entries"),
+         printable(options->directory), (unsigned long long)options->seed);
+  if (written < made)
+    printf("; %s there already", word_for(made - written, "another was", "the others were"));
+  if (interrupt_cuts(made, options->count))
+    printf("; interrupted after %u of %u programs", made, options->count);
+  putchar('\n');
 }
 
 static int generate_all(const generate_options *options, generator *gen) {
   static testcase test;
   rng r = {options->seed};
-  char name[33], why[512];
-  uint32_t written = 0;
-  for (uint32_t i = 0; i < options->count; i++) {
+  uint32_t made = 0, written = 0;
+  bool fine = true;
+  progress_begin("generating", "programs", options->count);
+  while (made < options->count && fine && !interrupt_noted()) {
+    progress_at(made);
     generate_program(gen, &r, &test);
-    if (options->directory == NULL) {
-      if (!show_print(stdout, &test) || ferror(stdout))
-        return CLI_BAD;
-      continue;
-    }
-    int saved = entry_save(options->directory, &test, name, why, sizeof why);
-    if (saved < 0) {
-      cli_complain("%s", why);
-      return CLI_BAD;
-    }
-    written += saved > 0;
+    fine = put(options, &test, &written);
+    made += fine;
   }
-  if (options->directory != NULL)
-    printf("%u entries written to %s, seed %llu%s\n", written, options->directory,
-           (unsigned long long)options->seed,
-           written < options->count ? "; the others were there already" : "");
-  return CLI_OK;
+  progress_end();
+  if (options->directory != NULL && (made > 0 || fine))
+    print_end(options, made, written);
+  if (!fine)
+    return CLI_BAD;
+  return interrupt_cuts(made, options->count) ? CLI_INTERRUPTED + interrupt_noted() : CLI_OK;
 }
 
 int cmd_generate(int argc, char **argv) {
@@ -121,6 +137,7 @@ int cmd_generate(int argc, char **argv) {
   argp_parse(&parser, argc, argv, 0, NULL, &options);
   if (!options.seeded && getrandom(&options.seed, sizeof options.seed, 0) != sizeof options.seed)
     options.seed = 1;
+  interrupt_watch();
   if (make_generator(&options.generator, &gen, &error) != LS_OK)
     return cli_failed("the generator could not be made", &error);
   if (options.directory == NULL)

@@ -31,10 +31,20 @@ int interrupt_noted(void) {
   return noted;
 }
 
+bool interrupt_cuts(size_t done, size_t total) {
+  return noted && done < total;
+}
+
+json_t *interrupt_json(size_t done, size_t total) {
+  if (!interrupt_cuts(done, total))
+    return json_null();
+  return json_pack("{si sI sI}", "signal", noted, "after", (json_int_t)done, "of", (json_int_t)total);
+}
+
 /* A read would be taken up again after the handler (SA_RESTART), a poll is not (signal(7)). Between the look
  * at `noted` and the wait no signal gets through. */
-void interrupt_wait_input(void) {
-  struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+void interrupt_wait(int fd) {
+  struct pollfd input = {.fd = fd, .events = POLLIN};
   sigset_t both, before;
   sigemptyset(&both);
   sigaddset(&both, SIGINT);

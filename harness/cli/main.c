@@ -21,7 +21,7 @@ static const command commands[] = {
     {"forms", "which instruction forms there are, run here, are excluded", cmd_forms},
     {"bench", "measure the executors against bare floors", cmd_bench},
     {"stats", "what a fuzzing run did", cmd_stats},
-    {"help", "this list, or what COMMAND --help says", cmd_help},
+    {"help", "this list, what COMMAND --help says, or exit-codes", cmd_help},
 };
 
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
@@ -155,10 +155,27 @@ static const struct argp parser = {.parser = parse_option,
                                    .children = cli_help,
                                    .help_filter = help_filter};
 
+static void print_exit_codes(void) {
+  puts("Every command ends with one of these; where several apply, the first of 1, 130 and 143, 4, 5, 77.\n"
+       "    0  all is well; run: all entries that could be compared are the same\n"
+       "    1  a difference was found\n"
+       "    2  wrong usage\n"
+       "    3  no reference executor is possible here: tracing is not permitted\n"
+       "    4  a file is unreadable, unwritable or damaged, or there was nothing to do\n"
+       "    5  entries were inconclusive or refused\n"
+       "   77  all entries were skipped for want of a feature of the CPU\n"
+       "  130  interrupted by SIGINT (Ctrl-C): what was done until then is printed, files are complete\n"
+       "  143  the same, by SIGTERM");
+}
+
 /* lockstep help [COMMAND]. argp_help() would leave out the options that argp adds itself. */
 static int cmd_help(int argc, char **argv) {
   const command *about = argc > 1 ? find(argv[1]) : NULL;
   char name[] = "lockstep", option[] = "--help", *arguments[] = {name, option, NULL};
+  if (argc > 1 && strcmp(argv[1], "exit-codes") == 0) {
+    print_exit_codes();
+    return CLI_OK;
+  }
   if (argc > 1 && about == NULL && argv[1][0] != '-')
     return unknown(argv[1]);
   if (about != NULL && about->run != cmd_help)

@@ -6,15 +6,19 @@
 
 #include "cli.h"
 #include "oracle/report.h"
+#include "words.h"
 
 void cli_complain(const char *format, ...) {
+  char *text = NULL;
   va_list arguments;
   va_start(arguments, format);
-  fflush(stdout);
-  fputs("lockstep: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputc('\n', stderr);
+  if (vasprintf(&text, format, arguments) < 0)
+    text = NULL;
   va_end(arguments);
+  fflush(stdout);
+  progress_hide();
+  fprintf(stderr, "lockstep: %s\n", text != NULL ? printable(text) : format);
+  free(text);
 }
 
 const char *cli_reason(const ls_error *error) {
@@ -34,7 +38,7 @@ void print_stop(const ls_stop *stop) {
 bool cli_flush(void) {
   if (fflush(stdout) == 0 && !ferror(stdout))
     return true;
-  fputs("lockstep: the output could not be written; is there room where it goes?\n", stderr);
+  cli_complain("the output could not be written; is there room where it goes?");
   return false;
 }
 
@@ -65,14 +69,18 @@ static json_t *json_index(uint32_t index) {
   return index == LS_NONE ? json_null() : json_integer(index);
 }
 
+static json_t *json_name(const char *name) {
+  return name == NULL ? json_null() : json_string(name);
+}
+
 json_t *json_stop(const ls_stop *stop) {
-  static const char *const parts[] = {"body", "next", "jump", "before"};
-  json_t *value =
-      json_pack("{ss so ss}", "kind", ls_stop_kind_name(stop->kind), "instruction",
-                json_index(stop->instruction), "part", parts[stop->part <= LS_PART_BEFORE ? stop->part : 0]);
+  json_t *value = json_pack("{ss so ss}", "kind", ls_stop_kind_name(stop->kind), "instruction",
+                            json_index(stop->instruction), "part", word_of_part(stop->part));
   if (stop->kind == LS_STOP_FAULT) {
     json_object_set_new(value, "signal", json_integer(stop->signal));
+    json_object_set_new(value, "signal_name", json_string(word_of_signal(stop->signal)));
     json_object_set_new(value, "code", json_integer(stop->code));
+    json_object_set_new(value, "code_name", json_name(word_of_code(stop->signal, stop->code)));
     json_object_set_new(value, "address", json_hex(stop->address));
   }
   if (stop->kind == LS_STOP_SYSCALL)

@@ -2,12 +2,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "feedback/drill.h"
 #include "feedback/keep.h"
 #include "oracle/oracle.h"
 #include "oracle/report.h"
+#include "words.h"
 
 typedef struct run_options {
   bool json, any, quiet;
@@ -88,7 +90,7 @@ static testcase test; /* the one that runs */
 typedef struct tally {
   const run_options *options;
   oracle *o;
-  size_t verdicts[VERDICTS], unreadable;
+  size_t verdicts[VERDICTS], unreadable, strangers; /* the latter: of the unreadable, what is no entry */
   bool unkept;     /* something could not be kept (LOCKSTEP_KEEP, LOCKSTEP_FINDINGS) */
   size_t begun;    /* of the files; interrupted: as many as were done */
   json_t *entries; /* NULL without --json */
@@ -141,11 +143,12 @@ static void entry_json(tally *sum, const char *path, const oracle_result *result
 }
 
 static void entry_text(tally *sum, const char *path, const oracle_result *result) {
+  progress_hide();
   if (sum->options->listed) {
-    puts(path);
+    puts(isatty(STDOUT_FILENO) ? printable(path) : path); /* as it is for programs */
     return;
   }
-  printf("%-12s %s: ", verdict_name(result->verdict), path);
+  printf("%-12s %s: ", verdict_name(result->verdict), printable(path));
   if (result->verdict == VERDICT_SAME || result->verdict == VERDICT_DIFFERENT)
     print_stop(&result->reference.stop);
   else if (result->verdict == VERDICT_SKIPPED)
@@ -194,8 +197,14 @@ static void run_file(tally *sum, const char *path) {
   static oracle_result result;
   ls_error error = {0};
   char why[256];
-  if (!entry_load(path, sum->options->any, &test, why, sizeof why)) {
+  loaded what = entry_load(path, sum->options->any, &test, why, sizeof why);
+  if (what == LOADED_NOTHING && interrupt_noted()) {
+    sum->begun--; /* before the end of standard input came */
+    return;
+  }
+  if (what != LOADED_ENTRY) {
     const char *target = target_of_input(path);
+    sum->strangers += target == NULL && what == LOADED_STRANGER;
     if (target != NULL)
       add_one(sum->others, target);
     else
@@ -243,14 +252,7 @@ static size_t unusable(const tally *sum) {
 
 /* Was it interrupted before all was done? */
 static bool cut_short(const tally *sum) {
-  return interrupt_noted() && !sum->failed && sum->begun < sum->options->files.count;
-}
-
-static json_t *interruption_json(const tally *sum) {
-  if (!cut_short(sum))
-    return json_null();
-  return json_pack("{si si si}", "signal", interrupt_noted(), "after", (int)sum->begun, "of",
-                   (int)sum->options->files.count);
+  return !sum->failed && interrupt_cuts(sum->begun, sum->options->files.count);
 }
 
 static void summary_json(tally *sum) {
@@ -260,7 +262,7 @@ static void summary_json(tally *sum) {
                        (int)v[VERDICT_INCONCLUSIVE], "refused", (int)v[VERDICT_REFUSED], "skipped",
                        (int)v[VERDICT_SKIPPED], "skipped_because", sum->skipped, "inputs_of_other_targets",
                        sum->others, "errors", json_incref(sum->errors), "interrupted",
-                       interruption_json(sum)));
+                       cut_short(sum) ? interrupt_json(sum->begun, sum->options->files.count) : json_null()));
 }
 
 /* "283 entries skipped: needs …", "51 files skipped: they are inputs of …" */
@@ -282,14 +284,16 @@ static void print_skipped(const tally *sum) {
 static void summary_text(const tally *sum) {
   const size_t *v = sum->verdicts;
   print_skipped(sum);
-  printf("%zu entries: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
-         v[VERDICT_SAME], v[VERDICT_DIFFERENT], v[VERDICT_INCONCLUSIVE], v[VERDICT_REFUSED]);
+  printf("%zu %s: %zu same, %zu different, %zu inconclusive, %zu refused", tally_count(sum),
+         word_for(tally_count(sum), "entry", "entries"), v[VERDICT_SAME], v[VERDICT_DIFFERENT],
+         v[VERDICT_INCONCLUSIVE], v[VERDICT_REFUSED]);
   if (v[VERDICT_SKIPPED] > 0)
     printf(", %zu skipped", v[VERDICT_SKIPPED]);
   if (unusable(sum) > 0)
-    printf("; %zu files could not be used", unusable(sum));
+    printf("; %zu %s could not be used", unusable(sum), word_for(unusable(sum), "file", "files"));
   if (cut_short(sum))
-    printf("; interrupted after %zu of %zu files", sum->begun, sum->options->files.count);
+    printf("; interrupted after %zu of %zu %s", sum->begun, sum->options->files.count,
+           word_for(sum->options->files.count, "file", "files"));
   putchar('\n');
 }
 
@@ -311,7 +315,7 @@ static int run_status(const tally *sum) {
 static bool ready(const char *path) {
   if (strcmp(path, "-") == 0) {
     fflush(stdout);
-    interrupt_wait_input();
+    interrupt_wait(STDIN_FILENO);
   }
   return !interrupt_noted();
 }
@@ -332,13 +336,16 @@ static void run_files(tally *sum) {
     host_failed(sum, NULL, &error);
     return;
   }
-  while (sum->begun < files->count && !sum->failed && ready(files->paths[sum->begun]))
+  progress_begin("running", "files", files->count);
+  while (sum->begun < files->count && !sum->failed && ready(files->paths[sum->begun])) {
+    progress_at(sum->begun);
     run_file(sum, files->paths[sum->begun++]);
-  if (sum->begun == files->count && unusable(sum) == files->bad + files->count - other_inputs(sum) &&
-      !sum->failed)
-    cli_complain(
-        "nothing was run: none of the %zu files is an entry; `lockstep import` makes entries of machine code",
-        files->count);
+  }
+  progress_end();
+  if (!sum->failed && files->bad == 0 && sum->strangers > 0 &&
+      sum->strangers == files->count - other_inputs(sum))
+    cli_complain("nothing was run: %s; `lockstep import` makes entries of machine code",
+                 sum->strangers == 1 ? "the file is no entry" : "none of the files is an entry");
   oracle_destroy(sum->o);
 }
 

@@ -7,6 +7,7 @@
 #include "forms/scan.h"
 #include "oracle/listing.h"
 #include "testcase/testcase_codec.h"
+#include "words.h"
 
 static const char *const window_names[TESTCASE_WINDOWS] = {"code", "data", "constants", "stack"};
 
@@ -118,11 +119,10 @@ static json_t *link_json(uint32_t target) {
 
 static json_t *line_json(const testcase *test, const ls_range *range, uint64_t address, const uint8_t *bytes,
                          unsigned length, const char *text) {
-  static const char *const parts[] = {"body", "next", "jump", "before"};
   const ls_instruction *instruction = &test->instructions[range->instruction];
   json_t *value =
       json_pack("{so so ss si ss}", "address", json_hex(address), "bytes", hex_bytes(bytes, length), "text",
-                text, "instruction", (int)range->instruction, "part", parts[range->part]);
+                text, "instruction", (int)range->instruction, "part", word_of_part(range->part));
   if (range->part == LS_PART_BODY) {
     json_object_set_new(value, "next", link_json(instruction->next));
     if (instruction->field == LS_FIELD_BRANCH)
@@ -237,15 +237,16 @@ static error_t parse_option(int key, char *argument, struct argp_state *state) {
 static bool show_file(const show_options *options, const char *path) {
   static testcase test;
   char why[256];
-  if (!entry_load(path, options->any, &test, why, sizeof why)) {
+  if (entry_load(path, options->any, &test, why, sizeof why) != LOADED_ENTRY) {
     if (options->json)
       json_array_append_new(options->shown, json_trouble(path, why));
     cli_complain("%s: %s", path, why);
     return false;
   }
   if (!options->json) {
+    progress_hide();
     if (options->count > 1)
-      printf("==> %s <==\n", path);
+      printf("==> %s <==\n", printable(path));
     return show_print(stdout, &test);
   }
   json_t *value = show_json(&test);
@@ -254,9 +255,30 @@ static bool show_file(const show_options *options, const char *path) {
   return true;
 }
 
+/* An object, of several files an array; also if it was interrupted before the first. */
 static void print_shown(const show_options *options) {
-  json_print(json_incref(options->count > 1 ? options->shown : json_array_get(options->shown, 0)));
+  json_t *first = json_array_get(options->shown, 0);
+  json_print(json_incref(options->count > 1 || first == NULL ? options->shown : first));
   json_decref(options->shown);
+}
+
+static int show_all(const show_options *options) {
+  int status = CLI_OK, i = 0;
+  interrupt_watch();
+  progress_begin("showing", "files", (size_t)options->count);
+  for (; i < options->count && !interrupt_noted() && !ferror(stdout); i++) {
+    progress_at((size_t)i);
+    if (!show_file(options, options->files[i]))
+      status = CLI_BAD;
+  }
+  progress_end();
+  if (options->json)
+    print_shown(options);
+  if (!interrupt_cuts((size_t)i, (size_t)options->count))
+    return status;
+  cli_complain("interrupted after %d of %d %s", i, options->count,
+               word_for((size_t)options->count, "file", "files"));
+  return CLI_INTERRUPTED + interrupt_noted();
 }
 
 int cmd_show(int argc, char **argv) {
@@ -271,16 +293,11 @@ int cmd_show(int argc, char **argv) {
       NULL,
       NULL};
   show_options options = {.files = calloc((size_t)argc, sizeof *options.files)};
-  int status = CLI_OK;
   if (options.files == NULL)
     return CLI_BAD;
   argp_parse(&parser, argc, argv, 0, NULL, &options);
   options.shown = options.json ? json_array() : NULL;
-  for (int i = 0; i < options.count; i++)
-    if (!show_file(&options, options.files[i]))
-      status = CLI_BAD;
-  if (options.json)
-    print_shown(&options);
+  int status = show_all(&options);
   free(options.files);
   return status;
 }

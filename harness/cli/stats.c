@@ -6,18 +6,25 @@
 
 #include "cli.h"
 #include "feedback/stats.h"
+#include "words.h"
 
 enum { OPTION_JSON = 'j', OPTION_FINDING = 'f' };
 
 typedef struct arguments {
   bool json, trouble;
   unsigned files, named; /* accounts that were added; findings on the command line, whether there or not */
+  size_t read, all;      /* of the files on the command line */
   stats sum;
   json_t *findings, *errors;
 } arguments;
 
+/* Nothing more once a signal was noted. */
 static void add_file(arguments *a, const char *path) {
   static stats one;
+  a->all++;
+  if (interrupt_noted())
+    return;
+  progress_at(a->read++);
   int why = stats_read(&one, path);
   if (why) {
     const char *reason = why == EINVAL ? "not an account of this build: name a file that a fuzz "
@@ -79,6 +86,8 @@ static json_t *above_limits_json(const stats *s) {
 static int stats_status(const arguments *a) {
   if (a->sum.counts.verdicts[VERDICT_DIFFERENT] > 0)
     return CLI_DIFFERENCE;
+  if (interrupt_cuts(a->read, a->all))
+    return CLI_INTERRUPTED + interrupt_noted();
   if (a->trouble)
     return CLI_BAD;
   return above_limits(&a->sum) > 0 ? CLI_OPEN : CLI_OK;
@@ -87,13 +96,14 @@ static int stats_status(const arguments *a) {
 static void print_json(const arguments *a) {
   const stats *s = &a->sum;
   const uint64_t *v = s->counts.verdicts;
-  json_t *top = json_pack(
-      "{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O}", "programs", s->programs,
-      "seconds", seconds(s), "per_second", rate(s), "forms_allowed", s->forms_allowed, "forms_seen",
-      s->forms_seen, "same", v[VERDICT_SAME], "different", v[VERDICT_DIFFERENT], "inconclusive",
-      v[VERDICT_INCONCLUSIVE], "refused", v[VERDICT_REFUSED], "skipped", v[VERDICT_SKIPPED], "reasons",
-      json_reasons(s->counts.reasons), "once", json_reasons(s->counts.once), "above_limit",
-      above_limits_json(s), "findings", a->findings, "errors", a->errors);
+  json_t *top =
+      json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O, s:o}",
+                "programs", s->programs, "seconds", seconds(s), "per_second", rate(s), "forms_allowed",
+                s->forms_allowed, "forms_seen", s->forms_seen, "same", v[VERDICT_SAME], "different",
+                v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE], "refused", v[VERDICT_REFUSED],
+                "skipped", v[VERDICT_SKIPPED], "reasons", json_reasons(s->counts.reasons), "once",
+                json_reasons(s->counts.once), "above_limit", above_limits_json(s), "findings", a->findings,
+                "errors", a->errors, "interrupted", interrupt_json(a->read, a->all));
   json_dumpf(top, stdout, JSON_COMPACT); /* one line: ci/fuzz ends with it */
   putchar('\n');
   json_decref(top);
@@ -104,18 +114,23 @@ static double percent(uint64_t part, uint64_t whole) {
 }
 
 static void print_stops(const oracle_counts *c) {
-  printf("  ended by        ");
+  const char *before = "  ended by        ";
   for (int i = 0; i < LS_STOP_KINDS; i++)
-    if (c->stops[i])
-      printf("%s %llu  ", ls_stop_kind_name((ls_stop_kind)i), (unsigned long long)c->stops[i]);
+    if (c->stops[i]) {
+      printf("%s%s %llu", before, ls_stop_kind_name((ls_stop_kind)i), (unsigned long long)c->stops[i]);
+      before = "  ";
+    }
+  if (before[2] != 0)
+    printf("  ended by        nothing");
   putchar('\n');
 }
 
 static void print_people(const arguments *a) {
   const stats *s = &a->sum;
   const uint64_t *v = s->counts.verdicts;
-  printf("%llu programs ran in both executors in %.1f s: %.0f a second (%u processes)\n",
-         (unsigned long long)s->programs, seconds(s), rate(s), a->files);
+  printf("%llu %s ran in both executors in %.1f s: %.0f a second (%u %s)\n", (unsigned long long)s->programs,
+         word_for(s->programs, "program", "programs"), seconds(s), rate(s), a->files,
+         word_for(a->files, "process", "processes"));
   printf("  forms           %u of %u allowed ones were executed (%.1f %%)\n", s->forms_seen, s->forms_allowed,
          percent(s->forms_seen, s->forms_allowed));
   print_stops(&s->counts);
@@ -136,9 +151,11 @@ static void print_people(const arguments *a) {
              oracle_reason_name((oracle_reason)i), percent(s->counts.reasons[i], s->programs),
              100 * stats_limit((oracle_reason)i));
   for (size_t i = 0; i < json_array_size(a->findings); i++)
-    printf("FINDING %s\n", json_string_value(json_array_get(a->findings, i)));
+    printf("FINDING %s\n", printable(json_string_value(json_array_get(a->findings, i))));
   if (!a->named && v[VERDICT_DIFFERENT] == 0)
     puts("nothing diverged");
+  if (interrupt_cuts(a->read, a->all))
+    printf("interrupted after %zu of %zu %s\n", a->read, a->all, word_for(a->all, "file", "files"));
 }
 
 static error_t parse(int key, char *value, struct argp_state *state) {
@@ -181,8 +198,11 @@ int cmd_stats(int argc, char **argv) {
   a.findings = json_array();
   a.errors = json_array();
   stats_init(&a.sum);
+  interrupt_watch();
+  progress_begin("adding up", "files", 0);
   if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
     return CLI_USAGE;
+  progress_end();
   stats_finish(&a.sum);
   if (a.json)
     print_json(&a);

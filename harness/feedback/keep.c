@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "words.h"
+
 static const char *folder_named_by(const char *variable) {
   const char *folder = getenv(variable);
   return folder && *folder ? folder : NULL;
@@ -60,8 +62,9 @@ static bool write_file(const char *path, const uint8_t *data, size_t size) {
  * renames last replaces a file that is equal. */
 bool keep_bytes(const char *folder, const char *reason, const char *name, const uint8_t *data, size_t size) {
   char below[PATH_MAX], path[PATH_MAX], temporary[PATH_MAX];
-  if (!PUT_PATH(below, "%s%s%s", folder, reason ? "/" : "", reason ? reason : "") ||
-      !PUT_PATH(path, "%s/%s", below, name) || !PUT_PATH(temporary, "%s/.%s.%d", below, name, (int)getpid()))
+  if (!PUT_PATH(below, "%s%s%s", folder, reason ? separator_after(folder) : "", reason ? reason : "") ||
+      !PUT_PATH(path, "%s%s%s", below, separator_after(below), name) ||
+      !PUT_PATH(temporary, "%s%s.%s.%d", below, separator_after(below), name, (int)getpid()))
     return false;
   if (access(path, F_OK) == 0)
     return true;

@@ -128,8 +128,10 @@ int stats_read(stats *s, const char *path) {
   if (!file)
     return errno;
   size_t got = fread(s, 1, sizeof *s, file);
-  int more = fgetc(file) != EOF;
+  int more = fgetc(file) != EOF, failed = ferror(file) ? errno : 0;
   fclose(file);
+  if (failed)
+    return failed;
   bool ours = got == sizeof *s && !more && memcmp(s->magic, magic, sizeof magic) == 0 &&
               s->size == sizeof *s && s->forms == forms_count();
   return ours ? 0 : EINVAL;

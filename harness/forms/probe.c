@@ -91,6 +91,10 @@ static ls_status probe_form(const prober *p, form_id form, uint8_t *support, ls_
 }
 
 ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error) {
+  return probe_forms_while(reference, support, NULL, error);
+}
+
+ls_status probe_forms_while(ls_executor *reference, uint8_t *support, probe_go_on go_on, ls_error *error) {
   prober p = {.reference = reference, .layout = ls_executor_layout(reference), .image = ls_image_create()};
   if (p.image == NULL)
     return no_memory(error, "a code image");
@@ -100,7 +104,7 @@ ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error)
   for (form_id form = 0; form < forms_count() && status == LS_OK; form++) {
     if (policy_of_form(form)->action == POLICY_EXCLUDE)
       support[form] = FORM_NOT_PROBED;
-    else
+    else if (go_on == NULL || go_on(form))
       status = probe_form(&p, form, &support[form], error);
   }
   ls_image_destroy(p.image);

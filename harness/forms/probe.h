@@ -16,4 +16,8 @@ typedef enum form_support {
  * testcase_layout(). support[forms_count()] is filled in. */
 ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error);
 
+/* The same, asking before each form: what `go_on` says no to stays FORM_UNPROBED. NULL: probes all. */
+typedef bool (*probe_go_on)(form_id form);
+ls_status probe_forms_while(ls_executor *reference, uint8_t *support, probe_go_on go_on, ls_error *error);
+
 #endif

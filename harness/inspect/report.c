@@ -4,14 +4,19 @@
 
 #include "inspect/inspect_inner.h"
 #include "oracle/listing.h"
+#include "words.h"
 
 enum { SHOWN = 3 };
 
 static void print_stop(FILE *to, const char *who, const ls_stop *s) {
-  fprintf(to, "%s: %s, instruction %d, part %d, id 0x%" PRIx64, who, ls_stop_kind_name(s->kind),
-          (int)s->instruction, (int)s->part, s->id);
-  fprintf(to, ", signal %d, code %d, address 0x%" PRIx64 ", number %" PRIu64 "\n", s->signal, s->code,
-          s->address, s->number);
+  fprintf(to, "%s: %s, instruction %d, part %s, id 0x%" PRIx64, who, ls_stop_kind_name(s->kind),
+          (int)s->instruction, word_of_part(s->part), s->id);
+  if (s->kind == LS_STOP_FAULT)
+    fprintf(to, ", %s, %s, address 0x%" PRIx64, word_of_signal(s->signal), text_of_code(s->signal, s->code),
+            s->address);
+  if (s->kind == LS_STOP_SYSCALL)
+    fprintf(to, ", number %" PRIu64, s->number);
+  fputc('\n', to);
 }
 
 static void print_differences(FILE *to, const ls_state *want, const ls_state *got) {

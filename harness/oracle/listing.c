@@ -5,7 +5,7 @@
 
 #include "forms/forms.h"
 
-enum { TEXT = 160, BYTES_SHOWN = 11 };
+enum { TEXT = 160, TEXT_COLUMN = 44, BYTES_SHOWN = 11 };
 
 static const ZydisFormatter *intel(void) {
   static ZydisFormatter formatter;
@@ -47,12 +47,13 @@ static void print_links(FILE *to, const ls_program *program, uint32_t index) {
     print_link(to, "jump", in->jump);
 }
 
+/* Without a column for what may follow if nothing does. */
 static void print_line(FILE *to, uint64_t address, const uint8_t *bytes, unsigned length, const char *text,
-                       const char *lead) {
+                       const char *lead, bool last) {
   char hex[3 * BYTES_SHOWN + 1];
   for (unsigned i = 0; i < BYTES_SHOWN; i++)
     snprintf(hex + 3 * i, 4, i < length ? "%02x " : "   ", i < length ? bytes[i] : 0);
-  fprintf(to, "%s 0x%08" PRIx64 "  %s %-44s", lead, address, hex, text);
+  fprintf(to, "%s 0x%08" PRIx64 "  %s %-*s", lead, address, hex, last ? 0 : TEXT_COLUMN, text);
 }
 
 static void print_range(FILE *to, const uint8_t *code, uint64_t base, const ls_range *range,
@@ -63,8 +64,9 @@ static void print_range(FILE *to, const uint8_t *code, uint64_t base, const ls_r
     const uint8_t *bytes = code + range->offset + done;
     unsigned length = listing_instruction(bytes, range->length - done, address, text, sizeof text);
     const char *lead = address == mark ? "=>" : range->part == LS_PART_BODY ? "  " : " +";
-    print_line(to, address, bytes, length, text, lead);
-    if (range->part == LS_PART_BODY && done == 0)
+    bool linked = range->part == LS_PART_BODY && done == 0;
+    print_line(to, address, bytes, length, text, lead, !linked);
+    if (linked)
       print_links(to, program, range->instruction);
     fputc('\n', to);
     done += length;

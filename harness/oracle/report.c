@@ -6,25 +6,9 @@
 
 #include "oracle/listing.h"
 #include "oracle/trace.h"
+#include "words.h"
 
 enum { LANE = 8, TEXT = 2 + 2 * 64 + 8 };
-
-static const char *signal_name(int number) {
-  switch (number) {
-  case SIGSEGV:
-    return "SIGSEGV";
-  case SIGBUS:
-    return "SIGBUS";
-  case SIGILL:
-    return "SIGILL";
-  case SIGFPE:
-    return "SIGFPE";
-  case SIGTRAP:
-    return "SIGTRAP";
-  default:
-    return "a signal";
-  }
-}
 
 static void print_place(FILE *to, const ls_stop *stop) {
   static const char *const parts[] = {[LS_PART_BODY] = "in",
@@ -40,7 +24,8 @@ static void print_place(FILE *to, const ls_stop *stop) {
 void report_stop(FILE *to, const ls_stop *stop) {
   fputs(ls_stop_kind_name(stop->kind), to);
   if (stop->kind == LS_STOP_FAULT)
-    fprintf(to, " %s, code %d, address 0x%" PRIx64, signal_name(stop->signal), stop->code, stop->address);
+    fprintf(to, " %s, %s, address 0x%" PRIx64, word_of_signal(stop->signal),
+            text_of_code(stop->signal, stop->code), stop->address);
   if (stop->kind == LS_STOP_SYSCALL)
     fprintf(to, " %" PRIu64, stop->number);
   print_place(to, stop);
@@ -94,20 +79,28 @@ static void print_memory(FILE *to, const difference *d) {
   fputc('\n', to);
 }
 
-static void print_difference(FILE *to, const difference *d) {
+static void print_difference(FILE *to, const difference *d, const oracle_result *result) {
+  const ls_stop *a = &result->reference.stop, *b = &result->thread.stop;
   if (d->piece == PIECE_REGISTER)
     print_register(to, d);
   else if (d->piece == PIECE_MEMORY)
     print_memory(to, d);
+  else if (d->piece == PIECE_SIGNAL)
+    fprintf(to, "  %-24s %-20s %s\n", piece_name(d->piece), word_of_signal(a->signal),
+            word_of_signal(b->signal));
+  else if (d->piece == PIECE_CODE)
+    fprintf(to, "  %-24s %-20s %s\n", piece_name(d->piece), text_of_code(a->signal, a->code),
+            text_of_code(b->signal, b->code));
   else
     fprintf(to, "  %-24s 0x%016" PRIx64 "   0x%016" PRIx64 "\n", piece_name(d->piece), lane_of(d->a, 0, LANE),
             lane_of(d->b, 0, LANE));
 }
 
-static void print_differences(FILE *to, const comparison *c) {
+static void print_differences(FILE *to, const oracle_result *result) {
+  const comparison *c = &result->differences;
   fprintf(to, "  %-24s %-20s %s\n", "what differs", "reference", "thread");
   for (uint32_t i = 0; i < c->kept; i++)
-    print_difference(to, &c->list[i]);
+    print_difference(to, &c->list[i], result);
   if (c->count > c->kept)
     fprintf(to, "  … and %u more\n", c->count - c->kept);
 }
@@ -133,7 +126,7 @@ void report_difference(FILE *to, const testcase *test, const oracle_result *resu
   testcase_name(test, name);
   fprintf(to, "DIFFERENT: test case %s\n", name);
   print_stops(to, result);
-  print_differences(to, &result->differences);
+  print_differences(to, result);
   uint64_t mark = print_trace(to, test, o);
   listing_print(to, result->image, &program, mark);
   fflush(to);
