@@ -12,6 +12,7 @@
 #include "graph/check.h"
 #include "graph/run.h"
 #include "handlers.h"
+#include "words.h"
 
 enum { PROBE_FUEL = 300, LISTED_MAX = 64, SHAPES = 1 << 13, ENDS = 1 << 10, SIZES = 64 };
 
@@ -31,7 +32,8 @@ static graph_version versions[VERSIONS] = {{&list, NULL, "list, fuel"},
 static ls_image *images[VERSIONS];
 
 static void print_graph(const graph *g) {
-  fprintf(stderr, "%u instructions, entry %u, seed %u\n", g->count, g->entry, g->seed);
+  fprintf(stderr, "%u %s, entry %u, seed %u\n", g->count, word_for(g->count, "instruction", "instructions"),
+          g->entry, g->seed);
   for (uint32_t i = 0; i < g->count && i < LISTED_MAX; i++) {
     const ls_instruction *in = &g->instructions[i];
     fprintf(stderr, "%5u:", i);

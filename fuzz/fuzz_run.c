@@ -24,6 +24,7 @@
 #include "no_memory.h"
 #include "oracle/oracle.h"
 #include "oracle/report.h"
+#include "words.h"
 
 /* Making a program takes half as long as running it; running the same one on other values costs next to
  * nothing and finds bugs that depend on values. The rest are structural mutations. */
@@ -208,7 +209,7 @@ static void report(const uint8_t *data, size_t size, oracle_result *result) {
   char name[33];
   testcase_name(&current, name);
   if (keep_finding(folder, &current))
-    fprintf(stderr, "FINDING %s/%s\n", folder, name);
+    fprintf(stderr, "FINDING %s%s%s\n", folder, separator_after(folder), name);
   else
     fprintf(stderr, "FINDING %s could not be kept in %s: %s\n", name, folder, strerror(errno));
   if (reported == FINDINGS_MAX)

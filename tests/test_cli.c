@@ -628,7 +628,7 @@ static void test_unreadable(void **state) {
   expect("$L run /proc/self/mem", 4);
   assert_null(strstr(complaints, "is no entry"));
   expect("$L run missing", 4);
-  assert_null(strstr(complaints, "lockstep import"));
+  assert_null(strstr(complaints, "`lockstep "));
   expect("echo >blank && $L run missing blank", 4);
   assert_null(strstr(complaints, "lockstep import"));
   expect("$L run blank", 4);
@@ -656,6 +656,20 @@ static void test_names_of_files(void **state) {
   expect("$L $(printf 'a\\033')", 2);
   expect_text(complaints, "'a\\x1b'");
   expect("$L stats -f slash$(printf '\\033') slash", 4);
+}
+
+/* Nothing else takes their numbers. */
+static void test_closed_streams(void **state) {
+  (void)state;
+  write_entry("single", 3);
+  expect("timeout 20 $L run - <&-", 4);
+  expect_text(complaints, "-: Bad file descriptor");
+  expect("timeout 20 $L import - <&-", 4);
+  expect("$L run single >&-", 4);
+  expect_text(complaints, "could not be written");
+  expect("$L run single missing 2>&-", 4);
+  expect_text(output, "1 entry: 1 same");
+  expect("$L generate -s 1 <&- >&- 2>&-", 4);
 }
 
 /* Nothing half-written stays behind, and nothing goes wrong in silence. */
@@ -716,6 +730,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_import_loops),
       cmocka_unit_test(test_fault_names),
       cmocka_unit_test(test_unreadable),
+      cmocka_unit_test(test_closed_streams),
       cmocka_unit_test(test_names_of_files),
       cmocka_unit_test(test_no_files),
       cmocka_unit_test(test_host_failure),

@@ -1,4 +1,5 @@
 #include <ctype.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,10 @@ static bool add(block_list *list, const block *added) {
 }
 
 void blocks_free(block_list *list) {
-  while (list->count > 0)
+  while (list->count > 0) {
     free(list->blocks[--list->count].code);
+    free(list->blocks[list->count].why);
+  }
   free(list->blocks);
   *list = (block_list){0};
 }
@@ -92,17 +95,26 @@ static bool decimal(char c) {
   return c >= '0' && c <= '9';
 }
 
+static void say(block *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(block *b, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  if (vasprintf(&b->why, format, arguments) < 0)
+    b->why = NULL;
+  va_end(arguments);
+}
+
 /* Says why the line is no hex; of a line of one column also where, which is at text[stopped]. */
 static void explain(block *b, const char *line, const char *text, size_t size, size_t stopped) {
   if (stopped == NOWHERE || any_of(text, size, separator)) {
     b->header = true;
-    snprintf(b->why, sizeof b->why, "no machine code in hex");
+    say(b, "no machine code in hex");
   } else if (stopped == size || blank(text[stopped])) {
-    snprintf(b->why, sizeof b->why, "odd number of digits: a byte has two");
+    say(b, "odd number of digits: a byte has two");
   } else {
     b->header = !any_of(text, stopped, decimal); /* else it began as machine code */
-    snprintf(b->why, sizeof b->why, "column %zu: '%c' is no hex digit", (size_t)(text - line) + stopped + 1,
-             text[stopped]);
+    say(b, "column %zu: '%c' is no hex digit", (size_t)(text - line) + stopped + 1, text[stopped]);
   }
 }
 
@@ -132,8 +144,7 @@ static bool parse_line(block_list *list, unsigned number, const char *line, size
     size--;
   }
   if (zero != NULL)
-    snprintf(b.why, sizeof b.why, "column %zu: a zero byte (--raw takes bytes as they are)",
-             (size_t)(zero - line) + 1);
+    say(&b, "column %zu: a zero byte (--raw takes bytes as they are)", (size_t)(zero - line) + 1);
   else if (size == 0 || *text == '#')
     return true;
   else if (!parse_text(&b, line, text, size))
@@ -141,6 +152,7 @@ static bool parse_line(block_list *list, unsigned number, const char *line, size
   if (add(list, &b))
     return true;
   free(b.code);
+  free(b.why);
   return false;
 }
 

@@ -9,8 +9,8 @@
 typedef struct block {
   unsigned line; /* in its file, from 1; 0: the whole file */
   uint8_t *code; /* malloc'ed; NULL: that line holds no hex, `why` says what instead */
+  char *why;     /* malloc'ed; NULL: there was no memory */
   size_t size;
-  char why[80];
   bool header; /* no hex, but it can well be the header of the lines below */
 } block;
 

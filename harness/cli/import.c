@@ -199,7 +199,7 @@ static void import_line(import_sum *sum, const char *path, const block_list *lis
   else if (b->code != NULL)
     import_one(sum, source, b);
   else if (i > 0 || list->count == 1 || !b->header)
-    unreadable(sum, source, b->why);
+    unreadable(sum, source, b->why != NULL ? b->why : "out of memory");
 }
 
 static void import_list(import_sum *sum, const char *path, const block_list *list) {

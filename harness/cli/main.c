@@ -1,4 +1,5 @@
 /* lockstep: finds the sub-command and runs it. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,11 +185,21 @@ static int cmd_help(int argc, char **argv) {
   return CLI_OK;
 }
 
+/* What is opened first would take the number of a standard stream that is closed, and get what is printed.
+ * In its place comes one that cannot be used either: reading the first, and writing the others, fails. */
+static void occupy_streams(void) {
+  static const int flags[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+  for (int fd = 0; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", flags[fd]) < 0) /* takes the lowest number that is free */
+      _exit(CLI_BAD);
+}
+
 int main(int argc, char **argv) {
   choice chosen = {0};
   static char version[32];
   snprintf(version, sizeof version, "lockstep %d.%d", LS_VERSION_MAJOR, LS_VERSION_MINOR);
   argp_program_version = version;
+  occupy_streams();
   signal(SIGXFSZ, SIG_IGN); /* so that the write fails, and is reported, in place of a silent end */
   on_exit(at_exit, NULL);
   argp_err_exit_status = CLI_USAGE;

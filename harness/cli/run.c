@@ -354,10 +354,10 @@ static int run_all(const run_options *options) {
   sum.entries = options->json ? json_array() : NULL;
   sum.skipped = json_object();
   sum.others = json_object();
-  if (options->files.count == 0)
-    cli_complain("nothing to run: no file was found; `lockstep generate -n 100 -o DIR` makes entries");
-  else
+  if (options->files.count > 0)
     run_files(&sum);
+  else if (options->files.bad == 0)
+    cli_complain("nothing to run: no file was found; `lockstep generate -n 100 -o DIR` makes entries");
   if (options->json)
     summary_json(&sum);
   else if (!options->listed &&

@@ -1,5 +1,7 @@
 #include "inspect/plan.h"
 
+#include "words.h"
+
 enum { STEPS_MAX = 60, STEPS_MANY = 400, SPIN_BITS = 16 };
 
 const char *request_name(request_kind kind) {
@@ -112,7 +114,7 @@ void plan_print_request(FILE *to, const request *r) {
   switch (r->kind) {
   case REQUEST_STEP:
   case REQUEST_BARE_STEP:
-    fprintf(to, ", %u steps", r->count);
+    fprintf(to, ", %u %s", r->count, word_for(r->count, "step", "steps"));
     break;
   case REQUEST_UNTIL:
   case REQUEST_BARE_UNTIL:

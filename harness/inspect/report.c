@@ -61,8 +61,8 @@ static void print_candidates(FILE *to, inspector *i, const look *l) {
     return;
   }
   const trace_segment segment = t.segment(t.context, number);
-  fprintf(to, "  iteration %" PRIu64 " of %" PRIu64 ": %u states, end %d\n", number, i->subject.iterations,
-          segment.count, (int)segment.end);
+  fprintf(to, "  iteration %" PRIu64 " of %" PRIu64 ": %u %s, end %d\n", number, i->subject.iterations,
+          segment.count, word_for(segment.count, "state", "states"), (int)segment.end);
   for (uint32_t n = 0; n < segment.count; n++)
     fprintf(to, "%s#%d%s", n ? " " : "  ", (int)segment.entries[n].instruction,
             segment.entries[n].hash == reference_hash(&seen) ? "!" : "");
@@ -124,10 +124,11 @@ void inspector_report(FILE *to, inspector *i) {
   print_differences(to, &i->expected.state, &i->got.state);
   print_memory(to, &i->expected, &i->got);
   fprintf(to,
-          "%u instructions from #%u, %" PRIu64 " iterations counted in register %d, loop from #%d, fuel "
+          "%u %s from #%u, %" PRIu64 " %s counted in register %d, loop from #%d, fuel "
           "%" PRIu64 ", flags %u, %s, code %s\n",
-          s->count, s->entry, s->iterations, (int)s->counter, (int)s->loop, s->fuel, s->flags,
-          s->movable ? "movable" : "fixed", i->plan.moves ? "moves" : "stays");
+          s->count, word_for(s->count, "instruction", "instructions"), s->entry, s->iterations,
+          word_for(s->iterations, "iteration", "iterations"), (int)s->counter, (int)s->loop, s->fuel,
+          s->flags, s->movable ? "movable" : "fixed", i->plan.moves ? "moves" : "stays");
   crew_print(to, i->crew);
   print_sights(to, i);
   listing_print(to, reference_image(i->reference), &program,
