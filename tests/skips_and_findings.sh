@@ -32,7 +32,7 @@ echo 90 | lockstep import --no-run -o nop - >out
 echo 660f381cc8 | lockstep import --no-run -o pabsb - >out
 lacking=$(echo lacking/*) nop=$(echo nop/*)
 expect 77 "lockstep run lacking" "skipped      $lacking: needs KNC, which this CPU lacks"
-expect 77 "lockstep run lacking" "1 entries: 0 same, 0 different, 0 inconclusive, 0 refused, 1 skipped"
+expect 77 "lockstep run lacking" "1 entry: 0 same, 0 different, 0 inconclusive, 0 refused, 1 skipped"
 expect 0 "lockstep run lacking nop" "1 same, 0 different, 0 inconclusive, 0 refused, 1 skipped"
 expect 0 "lockstep run -q lacking nop" "1 skipped: needs KNC, which this CPU lacks"
 expect 77 "lockstep run --json lacking" '"reason": "feature"'
@@ -45,9 +45,9 @@ expect 0 "lockstep run --list same,skipped lacking nop" "$lacking"
 expect 2 "lockstep run --list equal lacking" "not 'equal'"
 expect 0 "[ \$(lockstep run --list same lacking nop) = $nop ]"
 expect 77 "replay_fuzz_run lacking" "1 skipped: needs KNC, which this CPU lacks"
-expect 77 "LOCKSTEP_WITHOUT=ssse3 replay_fuzz_run pabsb" "0 inputs ran, 1 were skipped"
+expect 77 "LOCKSTEP_WITHOUT=ssse3 replay_fuzz_run pabsb" "0 inputs ran, 1 was skipped"
 expect 3 "LOCKSTEP_WITHOUT=ssse4 replay_fuzz_run pabsb" "'ssse4' is no feature"
-expect 0 "replay_fuzz_run nop lacking" "1 inputs ran, 1 were skipped"
+expect 0 "replay_fuzz_run nop lacking" "1 input ran, 1 was skipped"
 
 # An entry that is about what is lacking is run.
 echo c4e17841ca | lockstep import --no-run --anywhere -o about - >out

@@ -53,7 +53,7 @@ static void other_files_are_no_accounts(void **unused) {
   (void)unused;
   static stats s;
   assert_int_equal(stats_read(&s, "/dev/null"), EINVAL);
-  assert_int_equal(stats_read(&s, directory), EINVAL);
+  assert_int_equal(stats_read(&s, directory), EISDIR);
   assert_int_equal(stats_read(&s, "/nowhere/account"), ENOENT);
   assert_non_null(stats_open(path));
   assert_int_equal(stats_read(&s, path), 0);
