@@ -115,7 +115,8 @@ json_t *interrupt_json(size_t done, size_t total);
 /* ---- Progress (progress.c) --------------------------------------------------------------------------- */
 
 /* What takes more than a moment says how far it is on a line of standard error, if that is a terminal:
- * "`doing`: 5 of 9 `things`, 2 a second". `total` 0: it is not known. The strings are borrowed until
+ * "`doing`: 5 of 9 `things`, 2 a second". `total` 0: it is not known. It comes after half a second, or after
+ * LOCKSTEP_PROGRESS_MS milliseconds, for tests. The strings are borrowed until
  * progress_end(). */
 void progress_begin(const char *doing, const char *things, size_t total);
 

@@ -32,7 +32,7 @@ void progress_begin(const char *doing, const char *things, size_t total) {
   line.total = total;
   line.begun = milliseconds();
   const char *first = getenv("LOCKSTEP_PROGRESS_MS"); /* tests cannot wait */
-  line.next = line.begun + (first != NULL ? atoi(first) : FIRST_MS);
+  line.next = line.begun + (first != NULL ? strtol(first, NULL, 10) : FIRST_MS);
 }
 
 /* By blanks, which any terminal understands. */
