@@ -1,124 +1,10 @@
 /* The lockstep command from outside: exit codes, JSON, what it does about bad files and full disks.
  * Usage: test_cli LOCKSTEP. */
-#include <regex.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <jansson.h>
-
-#include "check.h"
+#include "cli.h"
 #include "feedback/stats.h"
-#include "files.h"
 #include "testcase/testcase.h"
-
-static const char *command;
-static char scratch[] = "/tmp/lockstep-test-XXXXXX";
-
-enum { OUTPUT_MAX = 1 << 22 };
-static char output[OUTPUT_MAX], complaints[OUTPUT_MAX];
-
-static void read_back(const char *name, char *text) {
-  FILE *file = fopen(name, "r");
-  assert_non_null(file);
-  text[fread(text, 1, OUTPUT_MAX - 1, file)] = 0;
-  fclose(file);
-}
-
-/* What people read: no blanks at the ends of lines, no "1 entries", no "//" in paths, no control characters.
- */
-static void expect_tidy(const char *line, const char *text) {
-  static const char *const never[] = {
-      "[ \t]$", "(^|[^0-9.,])1 (entries|blocks|files|instructions|processes|rounds|programs|forms)",
-      "[a-z0-9]//", "[^[:print:][:space:]\x80-\xff]"};
-  for (size_t i = 0; i < sizeof never / sizeof never[0]; i++) {
-    regex_t untidy;
-    regmatch_t at;
-    assert_int_equal(regcomp(&untidy, never[i], REG_EXTENDED | REG_NEWLINE), 0);
-    if (regexec(&untidy, text, 1, &at, 0) == 0)
-      fail_msg("%s: '%s' is in: %s", line, never[i], text + (at.rm_so > 80 ? at.rm_so - 80 : 0));
-    regfree(&untidy);
-  }
-}
-
-/* Runs a shell line in the scratch directory, $L being the command; returns its exit status. */
-static int run(const char *line) {
-  char *all;
-  assert_true(asprintf(&all, "( %s ) >out 2>err </dev/null", line) > 0);
-  int status = system(all);
-  free(all);
-  read_back("out", output);
-  read_back("err", complaints);
-  expect_tidy(line, output);
-  expect_tidy(line, complaints);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static void expect(const char *line, int expected) {
-  int status = run(line);
-  if (status != expected)
-    fail_msg("%s: exit status %d, expected %d\n%s%s", line, status, expected, output, complaints);
-}
-
-/* Starts a shell line, which should begin with exec, in the scratch directory; *from receives its output. */
-static pid_t start(const char *line, int *from) {
-  int ends[2];
-  assert_int_equal(pipe(ends), 0);
-  pid_t pid = fork();
-  assert_true(pid >= 0);
-  if (pid == 0) {
-    dup2(ends[1], STDOUT_FILENO);
-    close(ends[0]);
-    close(ends[1]);
-    execl("/bin/sh", "sh", "-c", line, (char *)NULL);
-    _exit(127);
-  }
-  close(ends[1]);
-  *from = ends[0];
-  return pid;
-}
-
-/* Sends `sig` to what start() began, reads its output to the end; its exit status, or 128 + what killed it.
- */
-static int interrupt(pid_t pid, int sig, int from) {
-  int status;
-  assert_int_equal(kill(pid, sig), 0);
-  FILE *file = fdopen(from, "r");
-  assert_non_null(file);
-  output[fread(output, 1, OUTPUT_MAX - 1, file)] = 0;
-  fclose(file);
-  assert_int_equal(waitpid(pid, &status, 0), pid);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static void expect_text(const char *text, const char *part) {
-  if (strstr(text, part) == NULL)
-    fail_msg("'%s' is not in: %s", part, text);
-}
-
-static json_t *parse_output(void) {
-  json_error_t error;
-  json_t *value = json_loads(output, 0, &error);
-  if (value == NULL)
-    fail_msg("no JSON: %s in line %d of: %s", error.text, error.line, output);
-  return value;
-}
-
-static json_int_t number(const json_t *object, const char *key) {
-  const json_t *value = json_object_get(object, key);
-  if (!json_is_integer(value))
-    fail_msg("no number '%s' in: %s", key, output);
-  return json_integer_value(value);
-}
-
-static size_t length_of(const json_t *object, const char *key) {
-  const json_t *value = json_object_get(object, key);
-  if (!json_is_array(value))
-    fail_msg("no array '%s' in: %s", key, output);
-  return json_array_size(value);
-}
 
 static void test_help(void **state) {
   (void)state;
@@ -501,127 +387,6 @@ static void test_show(void **state) {
   json_decref(value);
 }
 
-static void test_import(void **state) {
-  (void)state;
-  expect("echo 4801c8 | $L import -o taken -", 0);
-  expect_text(output, "1 block: 1 runs to its end");
-  assert_int_equal(count_entries("taken"), 1);
-  expect("$L run taken", 0);
-  expect("printf '# note\\nname,code\\na,4801c8\\nb,0x90 0x90\\n\\nc,488b07,1.5\\n' >b.csv; $L import --json "
-         "b.csv",
-         0);
-  json_t *value = parse_output();
-  assert_int_equal(number(value, "total"), 3);
-  assert_int_equal(number(value, "exit"), 3);
-  assert_int_equal(number(value, "fault"), 0);
-  assert_int_equal(number(value, "refused"), 0);
-  assert_int_equal(length_of(value, "blocks"), 3);
-  json_decref(value);
-  expect("echo 65488b07 | $L import -", 5);
-  expect_text(output, "gs: operand");
-  expect("printf '90\\nxyz\\n90\\n' | $L import -", 4);
-  expect_text(complaints, "-:2: column 1: 'x' is no hex digit");
-  expect_text(output, "2 blocks: 2 run");
-  expect("printf '\\220\\220' | $L import -v -", 0);
-  expect_text(output, "-: exit");
-  expect("printf '48' | $L import --raw --no-run -", 0); /* xor al, 0x38 */
-  expect_text(output, "1 not run");
-  expect("printf '\\220\\017\\004' | $L import -", 5);
-  expect_text(output, "byte 1 begins no instruction");
-  expect("head -c 1000000 /dev/zero | $L import -", 4);
-  expect_text(complaints, "-: too large: ");
-  expect("head -c 10000 /dev/zero | tr '\\0' 9 | $L import -", 4);
-  expect_text(complaints, "-:1: too large: ");
-  expect("head -c 520 /dev/zero | tr '\\0' 9 | $L import -", 5); /* xchg eax, ecx, 260 times */
-  expect_text(output, "more than 256 instructions");
-  expect("printf '# nothing\\n' | $L import -", 4);
-  expect("$L import missing", 4);
-}
-
-/* What is nearly hex is named, with the place; the first line too, unless it is a header. */
-static void test_import_damaged(void **state) {
-  (void)state;
-  expect("printf '\\357\\273\\2774801c8\\n' | $L import -", 0);
-  expect_text(output, "1 block: 1 runs");
-  expect("echo 4801c | $L import -", 4);
-  expect_text(complaints, "-:1: odd number of digits");
-  expect("echo 4801c8z | $L import -", 4);
-  expect_text(complaints, "-:1: column 7: 'z' is no hex digit");
-  expect("printf '4801c8z\\n90\\n' | $L import -", 4);
-  expect_text(complaints, "-:1: column 7");
-  expect_text(output, "1 block: 1 runs");
-  expect("printf 'code\\n90\\n' | $L import -", 0);
-  expect("printf '90\\00090\\n90\\n' | $L import -", 4);
-  expect_text(complaints, "-:1: column 3: a zero byte");
-  expect_text(output, "1 block: 1 runs");
-  expect("printf '\\000\\000' | $L import -v -", 0); /* add byte ptr [rax], al */
-  expect_text(output, "-: exit");
-}
-
-/* Bytes that were there before are not run again; what became of them is said again. */
-static void test_import_again(void **state) {
-  (void)state;
-  expect("printf '90\\n4801c8\\n90\\n48 01 c8\\n65488b07\\n65488b07\\n' | $L import --json -o again -", 5);
-  json_t *value = parse_output();
-  assert_int_equal(number(value, "total"), 6);
-  assert_int_equal(number(value, "exit"), 4);
-  assert_int_equal(number(value, "refused"), 2);
-  assert_int_equal(number(value, "again"), 3);
-  assert_int_equal(number(value, "written"), 2);
-  const json_t *blocks = json_object_get(value, "blocks"), *first = json_array_get(blocks, 1),
-               *second = json_array_get(blocks, 3);
-  assert_true(number(first, "runs") > 0);
-  assert_int_equal(number(second, "runs"), 0);
-  assert_true(json_is_true(json_object_get(second, "again")));
-  assert_true(json_equal(json_object_get(first, "entry"), json_object_get(second, "entry")));
-  assert_true(json_equal(json_object_get(first, "stop"), json_object_get(second, "stop")));
-  json_decref(value);
-  expect("printf '90\\n90\\n' | $L import -", 0);
-  expect_text(output, "; 1 of them has bytes that were there before");
-}
-
-/* A loop that no fuel lasts for ends with smaller counters; one that has none stays as it is. */
-static void test_import_loops(void **state) {
-  (void)state;
-  expect("echo 4801d848ffc975f8660f58c1 | $L import -o loops -", 0); /* dec rcx; jnz */
-  expect_text(output, "1 block: 1 runs to its end");
-  expect("$L run loops", 0);
-  expect_text(output, "exit, behind instruction #3");
-  expect("echo 4883c0084839d075f790 | $L import -", 0); /* add rax, 8; cmp rax, rdx; jne */
-  expect_text(output, "1 block: 1 runs to its end");
-  expect("echo ebfe | $L import -", 0); /* jmp to itself */
-  expect_text(output, "1 stops otherwise");
-}
-
-/* Faults have the names of signal.h, in JSON beside the numbers. */
-static void test_fault_names(void **state) {
-  static const struct {
-    const char *code, *text, *signal, *name;
-    int number;
-  } faults[] = {{"0f0b", "fault SIGILL, ILL_ILLOPN, ", "SIGILL", "ILL_ILLOPN", ILL_ILLOPN},
-                {"31c9f7f1", "fault SIGFPE, FPE_INTDIV, ", "SIGFPE", "FPE_INTDIV", FPE_INTDIV},
-                {"cc", "fault SIGTRAP, SI_KERNEL, ", "SIGTRAP", "SI_KERNEL", SI_KERNEL},
-                {"31c08b00", "fault SIGSEGV, SEGV_MAPERR, ", "SIGSEGV", "SEGV_MAPERR", SEGV_MAPERR},
-                {"f4", "fault SIGSEGV, SI_KERNEL, ", "SIGSEGV", "SI_KERNEL", SI_KERNEL},
-                {"8b042500000020", NULL, NULL, NULL, 0}}; /* absolute: redirected, and runs */
-  char line[200];
-  (void)state;
-  for (size_t i = 0; faults[i].text != NULL; i++) {
-    snprintf(line, sizeof line, "rm -rf fault; echo %s | $L import -o fault -", faults[i].code);
-    expect(line, 0);
-    expect_text(output, faults[i].text);
-    expect("$L run fault", 0);
-    expect_text(output, faults[i].text);
-    expect("$L run --json fault", 0);
-    json_t *value = parse_output();
-    const json_t *stop = json_object_get(json_array_get(json_object_get(value, "entries"), 0), "stop");
-    assert_int_equal(number(stop, "code"), faults[i].number);
-    assert_string_equal(json_string_value(json_object_get(stop, "code_name")), faults[i].name);
-    assert_string_equal(json_string_value(json_object_get(stop, "signal_name")), faults[i].signal);
-    json_decref(value);
-  }
-}
-
 /* What cannot be read may be an entry: there is no advice to make one. Root can read all but these. */
 static void test_unreadable(void **state) {
   (void)state;
@@ -697,18 +462,6 @@ static void test_full_disk(void **state) {
   expect("$L run --help >/dev/full", 4);
 }
 
-static int set_up(void **state) {
-  (void)state;
-  return mkdtemp(scratch) == NULL || chdir(scratch) != 0 || setenv("L", command, 1) != 0;
-}
-
-static int tear_down(void **state) {
-  char line[100];
-  (void)state;
-  snprintf(line, sizeof line, "rm -rf %s", scratch);
-  return chdir("/") != 0 || system(line) != 0;
-}
-
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_help),
@@ -723,12 +476,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_forms),
       cmocka_unit_test(test_stats),
       cmocka_unit_test(test_show),
-      cmocka_unit_test(test_import),
       cmocka_unit_test(test_full_disk),
-      cmocka_unit_test(test_import_damaged),
-      cmocka_unit_test(test_import_again),
-      cmocka_unit_test(test_import_loops),
-      cmocka_unit_test(test_fault_names),
       cmocka_unit_test(test_unreadable),
       cmocka_unit_test(test_closed_streams),
       cmocka_unit_test(test_names_of_files),
@@ -736,9 +484,5 @@ int main(int argc, char **argv) {
       cmocka_unit_test(test_host_failure),
       cmocka_unit_test(test_json_on_failure),
   };
-  if (argc != 2 || (command = realpath(argv[1], NULL)) == NULL) {
-    fputs("usage: test_cli LOCKSTEP\n", stderr);
-    return 2;
-  }
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  return find_command(argc, argv) ? cmocka_run_group_tests(tests, set_up, tear_down) : 2;
 }
