@@ -20,6 +20,7 @@
 #include "handlers.h"
 #include "inspect/inspect.h"
 #include "no_memory.h"
+#include "words.h"
 
 enum {
   EXIT_HOST = 3,
@@ -114,7 +115,7 @@ static void keep(const uint8_t *data, size_t size) {
   snprintf(name, sizeof name, "%016" PRIx64 "%016" PRIx64, hash.high64, hash.low64);
   failed = !keep_bytes(folder, oracle_reason_name(reason), name, data, size);
   if (failed)
-    fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", folder, strerror(errno));
+    fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", printable(folder), strerror(errno));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

@@ -64,7 +64,7 @@ static void open_account(void) {
   const char *path = getenv("LOCKSTEP_STATS");
   account = stats_open(path);
   if (!account) {
-    fprintf(stderr, "lockstep: cannot keep the account in %s: %s\n", path, strerror(errno));
+    fprintf(stderr, "lockstep: cannot keep the account in %s: %s\n", printable(path), strerror(errno));
     _exit(EXIT_ACCOUNT);
   }
   account->begun = now();
@@ -91,7 +91,7 @@ static void keep(const oracle_result *result) {
   if (keep_open(folder, &current, result))
     return;
   failed = true;
-  fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", folder, strerror(errno));
+  fprintf(stderr, "lockstep: nothing more is kept in %s: %s\n", printable(folder), strerror(errno));
 }
 
 static void see_form(form_id form, void *context) {
@@ -211,7 +211,7 @@ static void report(const uint8_t *data, size_t size, oracle_result *result) {
   if (keep_finding(folder, &current))
     fprintf(stderr, "FINDING %s%s%s\n", folder, separator_after(folder), name);
   else
-    fprintf(stderr, "FINDING %s could not be kept in %s: %s\n", name, folder, strerror(errno));
+    fprintf(stderr, "FINDING %s could not be kept in %s: %s\n", name, printable(folder), strerror(errno));
   if (reported == FINDINGS_MAX)
     fputs("lockstep: further differences are counted and not reported by this process\n", stderr);
 }
