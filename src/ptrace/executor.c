@@ -72,12 +72,18 @@ uint64_t executor_cpu_time(const ptrace_executor *x) {
   return nanoseconds(x->clock);
 }
 
-/* A tick, wherever in the run it came: how many it stands for, since the kernel looks at the timer at its own
- * ticks (CONFIG_HZ), and what it misses it does not count. */
-static uint32_t ticks_passed(ptrace_executor *x) {
+/* A tick, wherever in the run it came: how many periods of the guest's time are over with it. The kernel
+ * looks at the timer at its own ticks (CONFIG_HZ), does not count what it misses, and goes by whom these
+ * find: on a busy machine it can ring after half a period. So the clock says what has passed; what is left
+ * over, or was counted too early, is the next one's. */
+static uint32_t periods_passed(ptrace_executor *x) {
   uint64_t now = executor_cpu_time(x), passed = now - x->ticked;
+  int64_t period = (int64_t)x->base.tick_ns;
   x->ticked = now;
-  return time_passes(&x->base, passed);
+  x->uncounted += (int64_t)time_charge(&x->base, passed);
+  int64_t periods = x->uncounted > 0 ? (x->uncounted + period / 2) / period : 0;
+  x->uncounted -= periods * period;
+  return (uint32_t)periods;
 }
 
 bool executor_in_load(const ptrace_executor *x) {
@@ -98,18 +104,18 @@ static bool ends_run(ptrace_executor *x, int number, run_event *event) {
   bool tick = is_tick(x, number), called = x->attention != 0;
   if ((!tick && !called) || ptrace(PTRACE_GETREGS, x->child.pid, NULL, &x->regs) != 0)
     return false;
-  uint32_t ticks = tick ? ticks_passed(x) : 0;
+  uint32_t periods = tick ? periods_passed(x) : 0;
   *event = RUN_INTERRUPTED;
   if (executor_in_load(x))
     return called;
   if (is_leaving(x))
     return false;
   if (x->base.sampling)
-    x->base.sample_ticks += ticks;
+    x->base.sample_ticks += periods;
   bool late = tick && !x->base.time_left;
   if (late)
     *event = RUN_TIMEOUT;
-  return late || called || x->base.sampling;
+  return late || called || (x->base.sampling && periods);
 }
 
 static run_event resume(ptrace_executor *x, int request) {
@@ -367,6 +373,7 @@ static ls_status start(ptrace_executor *x, ls_error *error) {
   if (clock_getcpuclockid(x->child.pid, &x->clock) != 0)
     return executor_lost(x, error);
   x->ticked = executor_cpu_time(x);
+  x->uncounted = 0;
   x->left = tracee_label(&x->child, tracee_stub_left);
   struct user_regs_struct regs;
   if (ptrace(PTRACE_GETREGS, x->child.pid, NULL, &regs) != 0)

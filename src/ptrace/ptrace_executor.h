@@ -16,14 +16,15 @@ typedef struct ptrace_executor {
   _Atomic pid_t running;      /* the child while it is resumed, else 0: whom `interrupt` rings */
   _Atomic uint64_t resumed;   /* when that was, CLOCK_MONOTONIC, nanoseconds */
   tracee child;
-  clockid_t clock;  /* of the child's CPU time */
-  uint64_t ticked;  /* what it showed at the last tick, or at the child's start */
-  uint64_t left;    /* RIP of the stop after a clean run */
-  uint64_t cs, ss;  /* selectors that the child's stub runs with */
-  uint64_t gs_base; /* of the guest: 0 or POISON_GS */
-  bool foreign;     /* this run met what is not the guest's: LS_TOUCHED_FOREIGN */
-  bool vsyscall;    /* this run ended in a call to the vsyscall page; x->info is its SIGSYS */
-  uint8_t *area;    /* for PTRACE_GETREGSET */
+  clockid_t clock;   /* of the child's CPU time */
+  uint64_t ticked;   /* what it showed at the last tick, or at the child's start */
+  int64_t uncounted; /* ns of the guest's time that no sample stands for yet; less than a period either way */
+  uint64_t left;     /* RIP of the stop after a clean run */
+  uint64_t cs, ss;   /* selectors that the child's stub runs with */
+  uint64_t gs_base;  /* of the guest: 0 or POISON_GS */
+  bool foreign;      /* this run met what is not the guest's: LS_TOUCHED_FOREIGN */
+  bool vsyscall;     /* this run ended in a call to the vsyscall page; x->info is its SIGSYS */
+  uint8_t *area;     /* for PTRACE_GETREGSET */
   size_t area_size;
   struct user_regs_struct regs; /* last read or written */
   siginfo_t info;               /* of the last fault */
