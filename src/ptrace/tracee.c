@@ -141,6 +141,12 @@ static ls_status refused(pid_t pid, int number, ls_error *error) {
   if (tracer > 0)
     return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
                      "no reference: process %ld already traces the child (a debugger or strace -f?)", tracer);
+  if (yama >= 3) /* no capability helps, and it cannot be lowered (Documentation/admin-guide/LSM/Yama.rst) */
+    return error_set(
+        error, LS_ERR_NO_REFERENCE, number, LS_NONE,
+        "no reference: kernel.yama.ptrace_scope is %ld, which nobody can lower: restart the system "
+        "with 1 or less",
+        yama);
   if (yama >= 2)
     return error_set(error, LS_ERR_NO_REFERENCE, number, LS_NONE,
                      "no reference: kernel.yama.ptrace_scope is %ld; set it to 1 or lower, or give "
