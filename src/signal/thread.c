@@ -68,7 +68,7 @@ static bool arena_reserve(void) {
 
 /* Who asks a guest's thread may still look at the `running` of a record that the thread has given back. */
 static void clear(thread_record *record) {
-  size_t rest = offsetof(thread_record, running) + sizeof record->running;
+  size_t rest = offsetof(thread_record, fs_base); /* what follows it */
   record->selector = SELECTOR_ALLOW;
   __atomic_store_n(&record->running, NULL, __ATOMIC_RELAXED);
   memset((char *)record + rest, 0, sizeof *record - rest);
