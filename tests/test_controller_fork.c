@@ -1,5 +1,6 @@
 /* Controllers in a process that forks, whatever goes on in other threads at that moment. Every test in both
  * kinds. */
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,13 +34,20 @@ static const char *use_in_child(guest *g) {
   CHECK(ls_update_code(c, assemble(&text, "1 f4", 0), &error) == LS_OK);
   CHECK(ls_execute(c, 1, NULL, &stop, &error) == LS_OK);
   CHECK(stop.kind == LS_STOP_FAULT && stop.signal == SIGSEGV);
+  CHECK(ls_update_code(c, assemble(&text, "1 ebfe", 0), &error) == LS_OK);
+  CHECK(ls_execute(c, 1, &(ls_limits){.limit_ms = 1}, &stop, &error) == LS_OK);
+  CHECK(stop.kind == LS_STOP_TIMEOUT);
   ls_controller_destroy(c);
   return NULL;
 }
 
-static void fork_and_use(guest *g) {
+static pid_t fork_by_kernel(void) {
+  return (pid_t)syscall(SYS_fork);
+}
+
+static void fork_and_use_by(pid_t (*how)(void), guest *g) {
   fflush(NULL);
-  pid_t child = fork();
+  pid_t child = how();
   if (!child) {
     alarm(100);
     const char *trouble = use_in_child(g);
@@ -52,6 +60,20 @@ static void fork_and_use(guest *g) {
   assert_int_equal(waitpid(child, &status, 0), child);
   if (!WIFEXITED(status) || WEXITSTATUS(status))
     fail_msg("the child ended with status %#x", status);
+}
+
+static void fork_and_use(guest *g) {
+  fork_and_use_by(fork, g);
+}
+
+static void a_fork_without_handlers(void **unused) {
+  (void)unused;
+  guest *g = guest_open(NULL);
+  load(g, "1 48ff03");
+  for (int i = 0; i < 3; i++) {
+    run(g, 1);
+    fork_and_use_by(fork_by_kernel, g);
+  }
 }
 
 static void a_fork_of_an_idle_one(void **unused) {
@@ -195,6 +217,7 @@ static void a_fork_beside_new_code(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(a_fork_of_an_idle_one),
+      TEST(a_fork_without_handlers),
       TEST(a_fork_before_new_code),
       TEST(a_fork_beside_a_guest),
       TEST_OF("no_tsan", a_fork_among_requests),

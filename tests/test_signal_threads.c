@@ -1,7 +1,10 @@
 /* Several executors in a thread, several threads, and processes that fork: in-thread executors do not get in
  * each other's way. */
 #include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guest.h"
@@ -120,8 +123,11 @@ static int run_in_child(guest *g, const ls_state *state) {
   return 0;
 }
 
-static void fork_makes_it_the_childs(void **unused) {
-  (void)unused;
+static pid_t fork_by_kernel(void) {
+  return (pid_t)syscall(SYS_fork);
+}
+
+static void it_becomes_the_childs(pid_t (*how)(void)) {
   guest g = guest_open(0, NULL);
   ls_state state;
   fill(&state);
@@ -129,15 +135,56 @@ static void fork_makes_it_the_childs(void **unused) {
   load(&g, "90");
   ls_outcome out;
   must(run(&g, &state, 0, 0, &out));
-  pid_t child = fork();
-  if (!child)
+  pid_t child = how();
+  if (!child) {
+    alarm(100);
     _exit(run_in_child(&g, &state));
+  }
   int status;
   waitpid(child, &status, 0);
   assert_true(WIFEXITED(status));
   assert_int_equal(WEXITSTATUS(status), 0);
   assert_int_equal(*(uint8_t *)ls_executor_memory(g.executor, DATA_WINDOW), 0);
   assert_int_equal(run_in_child(&g, &state), 0);
+  guest_close(&g);
+}
+
+static void fork_makes_it_the_childs(void **unused) {
+  (void)unused;
+  it_becomes_the_childs(fork);
+}
+
+/* As _Fork does, and whoever calls clone: no fork handler runs. */
+static void a_fork_without_handlers_too(void **unused) {
+  (void)unused;
+  it_becomes_the_childs(fork_by_kernel);
+}
+
+/* Whose number the host's own timer has in the child, where the kernel counts from 0 again. */
+static void it_leaves_timers_of_the_childs_host_alone(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  fill(&state);
+  load(&g, "90");
+  must(run(&g, &state, 0, 0, &out));
+  pid_t child = fork_by_kernel();
+  if (!child) {
+    enum { ENOUGH = 8 };
+    timer_t timer[ENOUGH];
+    struct itimerspec left;
+    int bad = 0;
+    for (int i = 0; i < ENOUGH; i++)
+      bad += timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_NONE}, &timer[i]) != 0;
+    ls_thread_release();
+    for (int i = 0; i < ENOUGH; i++)
+      bad += timer_gettime(timer[i], &left) != 0;
+    _exit(bad);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  assert_int_equal(status, 0);
   guest_close(&g);
 }
 
@@ -181,8 +228,11 @@ int main(void) {
       cmocka_unit_test_teardown(threads, close_all),
       cmocka_unit_test_teardown(handed_from_thread_to_thread, close_all),
       cmocka_unit_test_teardown(fork_makes_it_the_childs, close_all),
+      cmocka_unit_test_teardown(a_fork_without_handlers_too, close_all),
+      cmocka_unit_test_teardown(it_leaves_timers_of_the_childs_host_alone, close_all),
       PART("dispatch", several_executors_in_a_thread, NULL, close_all),
       PART("dispatch", fork_makes_it_the_childs, NULL, close_all),
+      PART("dispatch", a_fork_without_handlers_too, NULL, close_all),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

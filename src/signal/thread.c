@@ -39,14 +39,6 @@ static pthread_key_t exit_key;
 static ls_status setup_status;
 HIDDEN uint8_t thread_slot_used[THREAD_SLOTS];
 
-void signal_lock(void) {
-  pthread_mutex_lock(&lock);
-}
-
-void signal_unlock(void) {
-  pthread_mutex_unlock(&lock);
-}
-
 /* ---- The arena ---- */
 
 static unsigned slot_of(const thread_record *record) {
@@ -92,18 +84,45 @@ static thread_record *slot_claim(void) {
   return record;
 }
 
+/* ---- Lock and forks ---- */
+
+/* Under the lock, in a process that has forked: its thread has neither its timer nor Syscall User Dispatch,
+ * and the other threads are not there. Whoever forked may have called _Fork or the kernel itself, which run
+ * no fork handler: so every use of the lock asks the page that the kernel wipes. The thread that forked is
+ * the child's first. Should another be here before it, nothing but that thread tells which slot it has: then
+ * all slots stay taken. */
+static void adopt(void) {
+  static uint32_t epoch; /* of the process to whose threads the slots belong */
+  const uint32_t *now = fork_epoch();
+  if (!now || *now == epoch)
+    return;
+  epoch = *now;
+  bool first = kernel_call(SYS_gettid, 0, 0, 0, 0) == kernel_call(SYS_getpid, 0, 0, 0, 0);
+  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++) {
+    thread_record *record = thread_slot(slot);
+    if (!thread_slot_used[slot])
+      continue;
+    record->timer.id = record->timer.fine = -1;
+    record->dispatch = false;
+    record->tid = 0;
+    if (first && record != thread_current)
+      slot_free(slot);
+  }
+}
+
+void signal_lock(void) {
+  pthread_mutex_lock(&lock);
+  adopt();
+}
+
+void signal_unlock(void) {
+  pthread_mutex_unlock(&lock);
+}
+
 /* ---- Once per process ---- */
 
-/* The other threads are not in the child, and this one has neither its timer nor Syscall User Dispatch there.
- */
 static void after_fork_in_child(void) {
-  if (thread_current) {
-    thread_current->timer.id = thread_current->timer.fine = -1;
-    thread_current->dispatch = false;
-  }
-  for (unsigned slot = 0; slot < THREAD_SLOTS; slot++)
-    if (thread_slot_used[slot] && thread_slot(slot) != thread_current)
-      slot_free(slot);
+  adopt();
   signal_unlock();
 }
 
