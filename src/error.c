@@ -41,6 +41,8 @@ ls_status error_set(ls_error *error, ls_status status, int sys_errno, uint32_t i
 }
 
 const char *error_advice(int sys_errno) {
+  if (sys_errno == EFBIG)
+    return " (RLIMIT_FSIZE, ulimit -f, is too low: raise it)";
   if (sys_errno != EPERM && sys_errno != EACCES && sys_errno != ENOSYS)
     return "";
   return " (does a seccomp filter refuse it? allow it there)";

@@ -10,7 +10,8 @@ ls_status error_set(ls_error *error, ls_status status, int sys_errno, uint32_t i
     __attribute__((format(printf, 5, 6)));
 
 /* What to do about a system call that failed with `sys_errno`, to be put behind what says so: about one that
- * a seccomp filter may have refused, as containers have them; else nothing, "". */
+ * a seccomp filter may have refused, as containers have them, or one beyond RLIMIT_FSIZE; else nothing, "".
+ */
 const char *error_advice(int sys_errno);
 
 #endif

@@ -360,7 +360,8 @@ typedef struct ls_executor ls_executor;
  * child stops: a host that handles that signal should do so with SA_NOCLDSTOP. Meanwhile the host must not
  * wait for any child (wait, waitpid of -1 or of a process group, waitid with P_ALL): it would take stops of
  * the child that a run waits for, which then never ends. It waits for its own children by their ids.
- * LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text names which. */
+ * LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text names which.
+ * LS_ERR_CHILD if the child was killed while it started: try again. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
 

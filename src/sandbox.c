@@ -58,8 +58,7 @@ static uint64_t alias_size(const sandbox *box) {
   return box->offset[LS_CODE_WINDOW] + (code > SANDBOX_CODE_MAX ? code : SANDBOX_CODE_MAX);
 }
 
-/* To exceed RLIMIT_FSIZE would raise SIGXFSZ, which ends the process. */
-static bool extend_memfd(int fd, uint64_t size) {
+bool sandbox_extend_file(int fd, uint64_t size) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) {
     errno = EFBIG;
@@ -118,7 +117,7 @@ static int make_memfd(uint64_t size) {
   int fd = memfd_create("lockstep-guest", MFD_CLOEXEC);
   if (fd < 0)
     return -1;
-  if (!extend_memfd(fd, size)) {
+  if (!sandbox_extend_file(fd, size)) {
     int saved = errno;
     close(fd);
     errno = saved;
@@ -128,8 +127,8 @@ static int make_memfd(uint64_t size) {
 }
 
 static ls_status out_of(ls_error *error, const char *what) {
-  return error_set(error, LS_ERR_MEMORY, errno, LS_NONE, "cannot make guest memory: %s: %s", what,
-                   strerror(errno));
+  return error_set(error, LS_ERR_MEMORY, errno, LS_NONE, "cannot make guest memory: %s: %s%s", what,
+                   strerror(errno), error_advice(errno));
 }
 
 /* The code comes last, so that it can grow. */
@@ -372,7 +371,7 @@ ls_status sandbox_code_reserve(sandbox *box, uint64_t size, ls_window *window, l
     return status;
   box->reserved = larger;
   uint64_t end = box->offset[LS_CODE_WINDOW] + larger.size;
-  if (!extend_memfd(box->fd, end) || !write_int3(box->fd, memfd_size(box), end)) {
+  if (!sandbox_extend_file(box->fd, end) || !write_int3(box->fd, memfd_size(box), end)) {
     status = out_of(error, "the code window cannot grow");
     sandbox_code_abandon(box, &larger);
     return status;

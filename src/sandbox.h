@@ -111,6 +111,11 @@ typedef struct sandbox_span {
  * alias makes it be held. False if there is none. Where the kernel cannot tell, it is all of it. */
 bool sandbox_next_held(const sandbox *box, uint64_t from, uint64_t end, sandbox_span *held);
 
+/* ftruncate of a memfd. Beyond RLIMIT_FSIZE that would raise SIGXFSZ, which ends the process: here it is
+ * EFBIG.
+ */
+bool sandbox_extend_file(int fd, uint64_t size);
+
 /* A number that differs between a process and what it was forked from. It is kept in a page that the kernel
  * wipes on fork (MADV_WIPEONFORK), and set anew by a call of this function in the new process: a value
  * remembered from before the fork differs from *fork_epoch() for good. NULL when there is no memory. Thread

@@ -1,7 +1,9 @@
 /* The child of a reference: it holds nothing but the guest, lives through what others do to it, and belongs
  * to one thread of one process. */
+#include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -241,6 +243,67 @@ static void test_destroy_leaves_nothing(void **state) {
   assert_int_equal(process_children(getpid(), &pid), before);
 }
 
+static _Atomic int enough_killed;
+
+static void *kill_children(void *unused) {
+  (void)unused;
+  pid_t pid;
+  while (!enough_killed)
+    if (process_children(getpid(), &pid))
+      kill(pid, SIGKILL);
+  return NULL;
+}
+
+/* Whoever kills it while it starts gets what he gets later: try again. With so much memory that starting
+ * takes longer than finding the child. */
+static void test_killed_at_start(void **state) {
+  (void)state;
+  enum { ENOUGH = 10, TRIES_MAX = 5000, LARGE = 8, LARGE_SIZE = 4 << 20 };
+  ls_layout slow = layout;
+  for (uint32_t i = 0; i < LARGE; i++)
+    slow.windows[slow.window_count++] =
+        (ls_window){UINT64_C(0x500000000) + i * UINT64_C(0x1000000), LARGE_SIZE, LS_READ | LS_WRITE, 0};
+  pthread_t thread;
+  ls_executor *executor;
+  ls_status status = LS_OK;
+  int killed = 0;
+  enough_killed = 0;
+  pthread_create(&thread, NULL, kill_children, NULL);
+  for (int i = 0; i < TRIES_MAX && killed < ENOUGH && (!status || status == LS_ERR_CHILD); i++) {
+    status = ls_executor_create(LS_PTRACE, &slow, NULL, &executor, &error);
+    killed += status == LS_ERR_CHILD;
+    if (!status)
+      ls_executor_destroy(executor);
+  }
+  enough_killed = 1;
+  pthread_join(thread, NULL);
+  if (killed < ENOUGH)
+    fail_msg("%s after %d: %s", ls_status_name(status), killed, error.text);
+}
+
+/* Of a limit that the windows keep and the gate area does not. */
+static void test_file_limit(void **state) {
+  (void)state;
+  const ls_layout small = {
+      .windows = {{0x20010000, LS_PAGE, LS_READ | LS_EXEC, 0}, {0x20020000, LS_PAGE, LS_READ | LS_WRITE, 0}},
+      .window_count = 2,
+      .control = 0x20020000,
+      .gate = layout.gate};
+  const uint64_t bytes[] = {2 * LS_PAGE, LS_PAGE};
+  for (int i = 0; i < 2; i++) {
+    struct rlimit old, low;
+    ls_executor *executor;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    low = (struct rlimit){bytes[i], old.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    ls_status status = ls_executor_create(LS_PTRACE, &small, NULL, &executor, &error);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(status, LS_ERR_MEMORY);
+    assert_int_equal(error.sys_errno, EFBIG);
+    assert_non_null(strstr(error.text, "RLIMIT_FSIZE"));
+  }
+}
+
 int main(void) {
   ls_layout_default(&layout, SLOT);
   const struct CMUnitTest tests[] = {
@@ -251,6 +314,8 @@ int main(void) {
       WITH_EXECUTOR(test_fork),
       PART("mseal", test_sealed, NULL, NULL),
       cmocka_unit_test(test_destroy_leaves_nothing),
+      cmocka_unit_test(test_killed_at_start),
+      cmocka_unit_test(test_file_limit),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,13 +70,14 @@ ls_status tracee_open(tracee *child, const sandbox *box, ls_vectors vectors, ls_
   *child = (tracee){.fd = -1, .gate = box->layout.gate, .inner = gate_inner(box->layout.gate)};
   int fd = memfd_create("lockstep-gate", MFD_CLOEXEC);
   void *alias = MAP_FAILED;
-  if (fd >= 0 && ftruncate(fd, GATE_FILE) == 0)
+  if (fd >= 0 && sandbox_extend_file(fd, GATE_FILE))
     alias = mmap(NULL, GATE_FILE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   if (alias == MAP_FAILED) {
     int saved = errno;
     if (fd >= 0)
       close(fd);
-    return error_set(error, LS_ERR_MEMORY, saved, LS_NONE, "cannot make the gate area: %s", strerror(saved));
+    return error_set(error, LS_ERR_MEMORY, saved, LS_NONE, "cannot make the gate area: %s%s", strerror(saved),
+                     error_advice(saved));
   }
   child->fd = fd;
   child->alias = alias;
@@ -219,6 +220,10 @@ static ls_status died(wait_report report, ls_error *error) {
   if (report.event == WAIT_NOTHING)
     return error_set(error, LS_ERR_NO_REFERENCE, ETIMEDOUT, LS_NONE,
                      "no reference: the child did not start within %d s", START_MS / 1000);
+  if (report.signal == SIGKILL || (!report.signal && !report.code))
+    return error_set(error, LS_ERR_CHILD, 0, LS_NONE,
+                     "the reference child was %s while it started: try again",
+                     report.signal ? "killed from outside" : "taken by another's wait");
   if (report.signal)
     return error_set(error, LS_ERR_NO_REFERENCE, 0, LS_NONE, "no reference: signal %d (%s) at start-up",
                      report.signal, strsignal(report.signal));
@@ -395,18 +400,27 @@ static ls_status wait_at(tracee *child, const sandbox *box, const uint8_t *label
   }
 }
 
+/* The kernel's error is the same for a child that is dead already. */
+static ls_status cannot_seize(tracee *child, int number, ls_error *error) {
+  wait_report report = wait_until(child->pid, 0);
+  if (report.event != WAIT_DEAD)
+    return refused(child->pid, number, error);
+  child->pid = 0;
+  return died(report, error);
+}
+
 static ls_status bring_up(tracee *child, const sandbox *box, ls_error *error) {
   const uintptr_t options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD;
   if (ptrace(PTRACE_SEIZE, child->pid, NULL, options) != 0)
-    return refused(child->pid, errno, error);
+    return cannot_seize(child, errno, error);
   __atomic_store_n(&child->in->go, 1, __ATOMIC_RELEASE);
   syscall(SYS_futex, &child->in->go, FUTEX_WAKE, 1, NULL, NULL, 0);
   ls_status status = wait_at(child, box, tracee_stub_hello, error);
   if (status)
     return status;
   list_rseq(child);
-  if (ptrace(PTRACE_CONT, child->pid, NULL, NULL) != 0)
-    return died((wait_report){.event = WAIT_DEAD}, error);
+  ptrace(PTRACE_CONT, child->pid, NULL,
+         NULL); /* it fails if the child has been killed, which the wait tells */
   return wait_at(child, box, tracee_stub_ready, error);
 }
 
