@@ -350,18 +350,20 @@ typedef struct ls_executor ls_executor;
  * alternate stack away (another handler that calls the one it found is fine, and so is another stack). While
  * a guest runs it must not block these signals (a blocked interrupt signal means no time limit and no answer
  * to requests), let a handler without SA_ONSTACK strike the guest, whose RSP it would use, or leave the guest
- * by a jump out of a handler. An interruption that comes late can end a blocking call of the thread with
- * EINTR, as any signal can. The guest runs in this process: nothing keeps it from the host's memory but its
- * own addresses, nor from what FS and GS point to, nor from instructions that change the thread (WRPKRU,
- * SYSENTER on Intel). Whoever runs code that is not known to be harmless runs it in the reference first, as
- * harness/oracle does. LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by
- * that of the process. The child belongs to the thread that ran it last: a run from another thread, or after
- * that thread has ended, makes a new one (about 2 ms). The kernel sends this process SIGCHLD whenever the
- * child stops: a host that handles that signal should do so with SA_NOCLDSTOP. Meanwhile the host must not
- * wait for any child (wait, waitpid of -1 or of a process group, waitid with P_ALL): it would take stops of
- * the child that a run waits for, which then never ends. It waits for its own children by their ids.
- * LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text names which.
- * LS_ERR_CHILD if the child was killed while it started: try again. */
+ * by a jump out of a handler. After a run the thread's GS base is what it was before that run; without
+ * FSGSBASE (AT_HWCAP2), if the guest has loaded FS or GS, what it was when the thread was attached, so that a
+ * host that changes it releases the thread (ls_thread_release). An interruption that comes late can end a
+ * blocking call of the thread with EINTR, as any signal can. The guest runs in this process: nothing keeps it
+ * from the host's memory but its own addresses, nor from what FS and GS point to, nor from instructions that
+ * change the thread (WRPKRU, SYSENTER on Intel). Whoever runs code that is not known to be harmless runs it
+ * in the reference first, as harness/oracle does. LS_PTRACE: forks a child, which is ended by destroy, by the
+ * end of this thread, or by that of the process. The child belongs to the thread that ran it last: a run from
+ * another thread, or after that thread has ended, makes a new one (about 2 ms). The kernel sends this process
+ * SIGCHLD whenever the child stops: a host that handles that signal should do so with SA_NOCLDSTOP. Meanwhile
+ * the host must not wait for any child (wait, waitpid of -1 or of a process group, waitid with P_ALL): it
+ * would take stops of the child that a run waits for, which then never ends. It waits for its own children by
+ * their ids. LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text
+ * names which. LS_ERR_CHILD if the child was killed while it started: try again. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
 

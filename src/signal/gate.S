@@ -5,6 +5,7 @@
  *     save callee-saved registers, MXCSR,       save RSP, RFLAGS; back to the host's stack and flags
  *       RFLAGS, FCW if x87 is used;             outcome->state = general registers, selectors
  *     host_rsp = RSP;
+ *     record->gs_base = GS's, if FSGSBASE;
  *     record->running = executor;               foreign = FS or GS is not the host's
  *     record->selector = BLOCK;                 DS, ES = the host's; result = GATE_EXITED
  *     if (attention)                          leave:
@@ -342,6 +343,11 @@ gate_\vectors\()_enter:
   pushfq
   mov %rsp, .Ldata_\vectors + GATE_HOST_RSP(%rip)
   mov .Ldata_\vectors + GATE_RECORD(%rip), %rdx
+  testb $GATE_FSGSBASE, .Ldata_\vectors + GATE_FLAGS(%rip)
+  jz 2f
+  rdgsbase %rax
+  mov %rax, RECORD_GS_BASE(%rdx) /* before the handler may want it */
+2:
   mov .Ldata_\vectors + GATE_EXECUTOR(%rip), %rax
   mov %rax, RECORD_RUNNING(%rdx)
   movb $1, RECORD_SELECTOR(%rdx)

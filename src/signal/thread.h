@@ -31,7 +31,9 @@ typedef struct thread_record {
   /* Read and written by the gate. */
   volatile uint8_t selector;         /* of Syscall User Dispatch: does the kernel let system calls pass? */
   signal_executor *volatile running; /* from just before the guest until just after it, else NULL */
-  uint64_t fs_base, gs_base;         /* the host's; gs_base may be GS_BASE_UNKNOWN */
+  uint64_t fs_base, gs_base;         /* the host's. GS: with FSGSBASE as at the last way in, else as when the
+                                        thread attached, or GS_BASE_UNKNOWN. FS never changes: the thread's
+                                        record is found by it */
   uint16_t ds, es;                   /* the host's */
   uint32_t epoch;                    /* fork_epoch() of the process this record is good in */
   /* Set by the run, used by the handler. */
