@@ -408,12 +408,13 @@ int ls_memory_difference(ls_executor *a, ls_executor *b, uint32_t *window, uint6
 ls_status ls_executor_load(ls_executor *executor, const ls_image *image, ls_error *error);
 
 typedef enum ls_stop_kind {
-  LS_STOP_EXIT,      /* left the program over a link */
-  LS_STOP_FAULT,     /* a fault or trap; signal, code, address */
-  LS_STOP_SYSCALL,   /* was about to make a system call (or vsyscall), which was not made; number */
-  LS_STOP_FUEL,      /* out of fuel, on the link `instruction`, `part`, or before an indirect branch */
-  LS_STOP_STEPS,     /* executed as many instructions as were asked for */
-  LS_STOP_TIMEOUT,   /* used up its CPU time */
+  LS_STOP_EXIT,    /* left the program over a link */
+  LS_STOP_FAULT,   /* a fault or trap; signal, code, address */
+  LS_STOP_SYSCALL, /* was about to make a system call, which was not made; number. Of LS_PTRACE a call to the
+                      vsyscall page too, which LS_SIGNAL cannot stop: see ls_executor_stops_syscalls */
+  LS_STOP_FUEL,    /* out of fuel, on the link `instruction`, `part`, or before an indirect branch */
+  LS_STOP_STEPS,   /* executed as many instructions as were asked for */
+  LS_STOP_TIMEOUT, /* used up its CPU time */
   LS_STOP_CANCELLED, /* (controller) ls_cancel */
   LS_STOP_GONE,      /* (controller) the instruction it was at is not in the code that replaced its own */
   LS_STOP_KINDS
@@ -483,7 +484,10 @@ typedef struct ls_outcome {
 ls_status ls_executor_run(ls_executor *executor, const ls_run *run, ls_outcome *outcome, ls_error *error);
 
 /* 1 if system calls of the guest can be stopped by this executor (LS_PTRACE: always; LS_SIGNAL: where the
- * kernel has Syscall User Dispatch, Linux 5.11), else 0: a guest's system call is then executed. */
+ * kernel has Syscall User Dispatch, Linux 5.11, and lets this process use it), else 0: a guest's system call
+ * is then executed. Calls to the vsyscall page (gettimeofday, time and getcpu at 0xffffffffff600000) are none
+ * to the kernel that dispatch stops: LS_SIGNAL executes them always, and they write where the guest says. The
+ * reference stops them where the kernel has seccomp filters, and notes LS_TOUCHED_FOREIGN. */
 int ls_executor_stops_syscalls(ls_executor *executor);
 
 /* 1 if every byte of [address, address + size) is unmapped in this process outside the guest's windows and
