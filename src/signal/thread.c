@@ -201,6 +201,11 @@ bool thread_can_dispatch(void) {
   return prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, 0, UINTPTR_MAX) != 0 && errno == EFAULT;
 }
 
+/* A kernel without it, or a seccomp filter that refuses it with whatever error, is none: it goes without. */
+static int refused_dispatch(int why) {
+  return thread_can_dispatch() ? why : 0;
+}
+
 /* Takes [start, end) out of the range in which calls are allowed; what stays is the part around `keep`. */
 static void narrow(uint64_t start, uint64_t end, uint64_t keep, uint64_t *low, uint64_t *high) {
   if (end <= keep && end > *low)
@@ -225,7 +230,7 @@ static int borrow_dispatch(thread_record *record, const signal_executor *executo
   if (record->dispatch && low == record->allowed && high - low == record->allowed_size)
     return 0;
   if (prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, low, high - low, &record->selector))
-    return errno == EINVAL || errno == EPERM ? 0 : errno; /* a kernel without it, or seccomp refuses it */
+    return refused_dispatch(errno);
   record->dispatch = true;
   record->allowed = low;
   record->allowed_size = high - low;
