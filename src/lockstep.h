@@ -346,6 +346,8 @@ typedef struct ls_executor ls_executor;
  * the handler that stood there before, and the last destroy puts those back. A thread that runs code
  * borrows an alternate stack, a timer, Syscall User Dispatch, and its signal mask for these signals;
  * ls_thread_release or the thread's end gives them back. At most 1024 threads do so at a time.
+ * LS_ERR_SYSTEM, already here, where the system (a seccomp filter) refuses the calling thread a timer or
+ * sigaltstack; the text names the call.
  *   Until ls_thread_release or the last destroy the host must not take the library's handlers or the borrowed
  * alternate stack away (another handler that calls the one it found is fine, and so is another stack). While
  * a guest runs it must not block these signals (a blocked interrupt signal means no time limit and no answer

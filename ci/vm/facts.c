@@ -86,6 +86,18 @@ static int reserved_mxcsr_bits_are_loaded(void) {
                 "ldmxcsr (%%rdx)") != SIGSEGV;
 }
 
+static int x87_store_fault_sets_flags(void) {
+  static const uint8_t huge[10] = {[7] = 0x80, [8] = 0xfe, [9] = 0x7f}; /* too large for a double */
+  uint16_t status = 0;
+  if (mprotect(room, 4096, PROT_READ))
+    return 0;
+  __asm__ volatile("fninit\n fldt %0" : : "m"(huge));
+  int raised = RAISES("mov %1, %%rdx\n fstl (%%rdx)");
+  __asm__ volatile("fnstsw %0\n fninit" : "=m"(status));
+  mprotect(room, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
+  return raised == SIGSEGV && (status & 0x3f);
+}
+
 static const struct fact {
   const char *name;
   int (*holds)(void);
@@ -99,6 +111,7 @@ static const struct fact {
     {"x87_pointers_are_lost", x87_pointers_are_lost},
     {"reserved_mxcsr_bits_are_loaded", reserved_mxcsr_bits_are_loaded},
     {"int1_is_unknown", int1_is_unknown},
+    {"x87_store_fault_sets_flags", x87_store_fault_sets_flags},
 };
 
 int main(void) {
