@@ -144,13 +144,17 @@ static void asked_before(void **unused) {
 static void refused_in_place(void **unused) {
   (void)unused;
   static const struct {
+    const char *name;
     uint32_t mxcsr;
     uint16_t ds, ss;
-  } bad[] = {{UINT32_MAX, 0, 0x2b}, {0x1f80, 0xfff0, 0x2b}, {0x1f80, 0, 0xfff0}};
+  } bad[] = {
+      {"reserved MXCSR bits", UINT32_MAX, 0, 0x2b}, {"DS", 0x1f80, 0xfff0, 0x2b}, {"SS", 0x1f80, 0, 0xfff0}};
   guest g = open_guest(NULL);
   load(&g, "90");
   for (size_t i = 0; i < 2 * sizeof bad / sizeof *bad; i++) {
     ls_state start;
+    if (left_out(bad[i / 2].name))
+      continue;
     fill_x87(&start);
     start.mxcsr = bad[i / 2].mxcsr;
     start.ds = bad[i / 2].ds;

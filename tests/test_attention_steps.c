@@ -65,7 +65,7 @@ static void repeated_strings_are_one_step(void **unused) {
   };
   guest g = open_guest(NULL);
   for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-    for (uint64_t rcx = 0; rcx <= 100; rcx += 100) {
+    for (uint64_t rcx = 0; rcx <= 100 && !left_out(strings[i].code); rcx += 100) {
       ls_state state;
       ls_outcome out;
       load(&g, strings[i].code);
@@ -78,7 +78,9 @@ static void repeated_strings_are_one_step(void **unused) {
       for (uint64_t steps = 1; steps <= 2; steps++) {
         must(go(&g, &state, CODE, 0, steps, &out));
         same_kind(strings[i].code, &out, LS_STOP_STEPS);
-        assert_int_equal(out.state.rip, CODE + strings[i].length + steps - 1);
+        if (out.state.rip != CODE + strings[i].length + steps - 1)
+          fail_msg("%s: %llu steps with RCX %llu lead to %#llx", strings[i].code, (unsigned long long)steps,
+                   (unsigned long long)rcx, (unsigned long long)out.state.rip);
         assert_int_equal(out.state.gpr[LS_RCX], rcx ? strings[i].left : 0);
       }
     }

@@ -98,6 +98,20 @@ static int x87_store_fault_sets_flags(void) {
   return raised == SIGSEGV && (status & 0x3f);
 }
 
+/* The first trap after PAUSE comes one instruction late. */
+static int pause_is_not_stepped(void) {
+  RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n pushfq\n orl $0x100, (%%rsp)\n popfq\n pause\n movq $1, (%%rdx)");
+  return seen == SIGTRAP && *(volatile uint64_t *)room == 1;
+}
+
+/* 8F with a ModRM byte that is no POP's is an XOP prefix, and invalid where there is no XOP; here a POP whatever the
+ * byte says. blcfill rax, rcx or pop rcx; clc; add ecx, ecx. */
+static int xop_is_pop(void) {
+  int raised = RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n push $0\n mov %%rsp, %%r9\n .byte 0x8f, 0xe9, 0xf8, 0x01, 0xc9\n"
+                      "sub %%rsp, %%r9\n mov %%r9, (%%rdx)");
+  return raised == 0 && *(volatile int64_t *)room == -8;
+}
+
 static const struct fact {
   const char *name;
   int (*holds)(void);
@@ -112,6 +126,8 @@ static const struct fact {
     {"reserved_mxcsr_bits_are_loaded", reserved_mxcsr_bits_are_loaded},
     {"int1_is_unknown", int1_is_unknown},
     {"x87_store_fault_sets_flags", x87_store_fault_sets_flags},
+    {"pause_is_not_stepped", pause_is_not_stepped},
+    {"xop_is_pop", xop_is_pop},
 };
 
 int main(void) {
