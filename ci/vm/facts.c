@@ -98,6 +98,51 @@ static int x87_store_fault_sets_flags(void) {
   return raised == SIGSEGV && (status & 0x3f);
 }
 
+/* Nor is #MF raised by MMX instructions. */
+static int mmx_does_not_wait(void) {
+  int raised = RAISES("mov %1, %%rdx\n fninit\n movw $0x37b, (%%rdx)\n fldcw (%%rdx)\n fld1\n fldz\n fdivrp\n emms");
+  __asm__ volatile("fninit");
+  return raised != SIGFPE;
+}
+
+static int x87_stack_faults_are_not_raised(void) {
+  int raised = RAISES("mov %1, %%rdx\n fninit\n movw $0x37e, (%%rdx)\n fldcw (%%rdx)\n fchs\n fwait");
+  __asm__ volatile("fninit");
+  return raised != SIGFPE;
+}
+
+static int x87_denormals_are_not_raised(void) {
+  int raised = RAISES("mov %1, %%rdx\n fninit\n movw $0x37d, (%%rdx)\n fldcw (%%rdx)\n movq $1, (%%rdx)\n"
+                      "fldl (%%rdx)\n fwait");
+  __asm__ volatile("fninit");
+  return raised != SIGFPE;
+}
+
+/* The undocumented second encoding of TEST; every CPU knows it. */
+static int test_alias_is_unknown(void) {
+  return RAISES("mov %1, %%rdx\n .byte 0xf6, 0xc8, 0x01") == SIGILL;
+}
+
+/* 0F 18 with a register operand is a NOP. */
+static int prefetch_of_register_is_unknown(void) {
+  return RAISES("mov %1, %%rdx\n .byte 0x0f, 0x18, 0xca") == SIGILL;
+}
+
+/* CMPXCHG8B and CMPXCHG16B take the flags of the instruction before from where they are not: RFLAGS is what ADD had for
+ * an operand, with IOPL where that has the bits, and IOPL stays once the kernel has seen it. */
+static int cmpxchg8b_spoils_flags(void) {
+  RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n movq $0, 8(%%rdx)\n mov %%rdx, %%rdi\n mov $0x20000, %%esi\n pushq $0x202\n popfq\n"
+         "jmp 2f\n2: add %%rsi, %%r8\n cmpxchg8b (%%rdi)\n pushfq\n popq (%%rdi)\n pushq $0x202\n popfq");
+  return (*(volatile uint64_t *)room & 0x20000) != 0;
+}
+
+/* ADOX and ADCX of 32 bits put the upper halves of their operands into RFLAGS. */
+static int adx_spoils_flags(void) {
+  int raised = RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n mov $0x20, %%eax\n shl $32, %%rax\n mov $1, %%ecx\n"
+                      "pushq $0x202\n popfq\n .byte 0xf3, 0x0f, 0x38, 0xf6, 0xc8\n pushfq\n popq (%%rdx)\n pushq $0x202\n popfq");
+  return raised == 0 && (*(volatile uint64_t *)room & ~UINT64_C(0xcd7)) != 0x200;
+}
+
 /* The first trap after PAUSE comes one instruction late. */
 static int pause_is_not_stepped(void) {
   RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n pushfq\n orl $0x100, (%%rsp)\n popfq\n pause\n movq $1, (%%rdx)");
@@ -128,6 +173,13 @@ static const struct fact {
     {"x87_store_fault_sets_flags", x87_store_fault_sets_flags},
     {"pause_is_not_stepped", pause_is_not_stepped},
     {"xop_is_pop", xop_is_pop},
+    {"mmx_does_not_wait", mmx_does_not_wait},
+    {"x87_stack_faults_are_not_raised", x87_stack_faults_are_not_raised},
+    {"x87_denormals_are_not_raised", x87_denormals_are_not_raised},
+    {"test_alias_is_unknown", test_alias_is_unknown},
+    {"prefetch_of_register_is_unknown", prefetch_of_register_is_unknown},
+    {"cmpxchg8b_spoils_flags", cmpxchg8b_spoils_flags},
+    {"adx_spoils_flags", adx_spoils_flags},
 };
 
 int main(void) {

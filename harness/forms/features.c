@@ -78,6 +78,8 @@ feature_set features_needed(const ZydisDecodedInstruction *instruction) {
   case ZYDIS_MNEMONIC_PREFETCH: /* no operation without 3DNow */
   case ZYDIS_MNEMONIC_PREFETCHW:
     return 0;
+  case ZYDIS_MNEMONIC_CMPXCHG8B:
+    return FEATURE(CX8);
   case ZYDIS_MNEMONIC_MOVDIRI:
     return FEATURE(MOVDIRI);
   case ZYDIS_MNEMONIC_MOVDIR64B:
