@@ -61,12 +61,12 @@ static void instructions_need(const char *hex, const char *names) {
 
 static void needs_are_named(void **unused) {
   (void)unused;
-  instructions_need("4801d8", "");      /* add rax, rbx */
-  instructions_need("0f58ca", "");      /* addps */
-  instructions_need("f30fbcc8", "");    /* tzcnt: bsf without BMI1 */
-  instructions_need("0f0d0b", "");      /* prefetchw */
-  instructions_need("f30f1efa", "");    /* endbr64 */
-  instructions_need("0f0b", "");        /* ud2: nothing helps it */
+  instructions_need("4801d8", "");   /* add rax, rbx */
+  instructions_need("0f58ca", "");   /* addps */
+  instructions_need("f30fbcc8", ""); /* tzcnt: bsf without BMI1 */
+  instructions_need("0f0d0b", "");   /* prefetchw */
+  instructions_need("f30f1efa", ""); /* endbr64 */
+  instructions_need("0f0b", "");     /* ud2: nothing helps it */
   instructions_need("0fc70b", "cmpxchg8b");
   instructions_need("c5e85803", "avx"); /* vaddps xmm */
   instructions_need("c4e37944c800", "avx,pclmulqdq");

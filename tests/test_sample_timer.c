@@ -42,6 +42,57 @@ static void is_complete(const tally *t) {
     fail_msg("of %d periods %llu were sampled", PERIODS, (unsigned long long)t->weight);
 }
 
+/* ---- What a timer can do here ---- */
+
+static volatile sig_atomic_t rings, overruns;
+
+static void count_ring(int sig, siginfo_t *info, void *context) {
+  (void)sig;
+  (void)context;
+  rings++;
+  overruns += info->si_overrun;
+}
+
+static uint64_t nanoseconds(clockid_t clock) {
+  struct timespec now;
+  assert_int_equal(clock_gettime(clock, &now), 0);
+  return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* The share of its periods at which a timer of the kernel's rings that nobody has to do with, in percent:
+ * where clock interrupts come late, several are one ring (half of them in an emulator whose CPU others want
+ * too). */
+static uint64_t share_of_a_bare_timer(void) {
+  struct sigaction action = {.sa_sigaction = count_ring, .sa_flags = SA_SIGINFO | SA_RESTART}, before;
+  struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+  const struct itimerspec period = {{0, 1000000}, {0, 1000000}};
+  timer_t timer;
+  rings = overruns = 0;
+  sigaction(SIGALRM, &action, &before);
+  assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
+  assert_int_equal(timer_settime(timer, 0, &period, NULL), 0);
+  for (uint64_t end = nanoseconds(CLOCK_MONOTONIC) + PERIODS * UINT64_C(1000000);
+       nanoseconds(CLOCK_MONOTONIC) < end;) {
+  }
+  timer_delete(timer);
+  sigaction(SIGALRM, &before, NULL);
+  return 100 * (uint64_t)rings / (uint64_t)(rings + overruns + !rings);
+}
+
+/* Of the periods that passed, samples came at two thirds of those at which a timer can ring. */
+static void are_nearly_all(const tally *t) {
+  uint64_t share = 100;
+  for (unsigned i = 0; i < 4 && t->samples * 300 < t->weight * 2 * share; i++) {
+    uint64_t bare = share_of_a_bare_timer();
+    share = bare < share ? bare : share;
+  }
+  if (t->samples * 300 < t->weight * 2 * share)
+    fail_msg("%llu samples for %llu periods, of which a timer sees %llu %%", (unsigned long long)t->samples,
+             (unsigned long long)t->weight, (unsigned long long)share);
+}
+
+/* ---- Tests ---- */
+
 /* Among them ones that are late, since the CPU was somebody else's. */
 static void a_thousand_are_a_thousand(void **unused) {
   (void)unused;
@@ -49,8 +100,7 @@ static void a_thousand_are_a_thousand(void **unused) {
   timer_ring_ns = CHEAP_NS;
   run_on(sampled(&t, LOOP));
   is_complete(&t);
-  if (t.samples * 3 < t.weight * 2)
-    fail_msg("%llu samples for %llu periods", (unsigned long long)t.samples, (unsigned long long)t.weight);
+  are_nearly_all(&t);
 }
 
 static void dear_rings_are_fewer(void **unused) {
@@ -105,7 +155,7 @@ static void who_sleeps_is_not_woken(void **unused) {
     t = (tally){0};
     run_on(g);
     is_complete(&t);
-    assert_true(t.samples * 3 >= t.weight * 2);
+    are_nearly_all(&t);
     assert_true(sleeps_cut_short(10) <= 1);
   }
 }
@@ -119,7 +169,7 @@ static void short_runs_are_sampled(void **unused) {
   guest *g = sampled(&t, "1 b910270000; 2 ffc9; 3 7500 >2");
   while (t.samples < PERIODS)
     assert_int_equal(run(g, 1)->kind, LS_STOP_EXIT);
-  assert_true(t.samples * 3 >= t.weight * 2);
+  are_nearly_all(&t);
 }
 
 /* The timers are the thread's: a run without samples after one with them has the coarse one alone. */
