@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include "generated.h"
+#include "left_out.h"
 
 static ls_stop run_reference(const testcase *test, ls_image *image) {
   static testcase_contents contents;
@@ -59,7 +60,7 @@ static void some_programs_fault_on_purpose(void **unused) {
   count_stops(5, 0, stops);
   assert_in_range(stops[LS_STOP_FAULT] * 100, PROGRAMS * 3, PROGRAMS * 10);
   count_stops(100, 0, stops);
-  assert_true(stops[LS_STOP_FAULT] * 100 >= PROGRAMS * 85);
+  assert_true(stops[LS_STOP_FAULT] * 100 >= PROGRAMS * (left_out("SSE invalid") ? 70 : 85));
 }
 
 /* Every signal a fault can raise, integer and floating-point exceptions, traps, and system calls. */
@@ -85,8 +86,9 @@ static void faults_are_of_all_kinds(void **unused) {
         printf("signal %d, code %d (mod 16): %u\n", signal, code, seen[signal][code]);
   assert_true(syscalls > 0);
   assert_true(seen[SIGILL][ILL_ILLOPN] > 0);
-  assert_true(seen[SIGBUS][BUS_ADRALN] > 0);
-  assert_true(seen[SIGFPE][FPE_INTDIV] > 0 && seen[SIGFPE][FPE_FLTINV] > 0 && seen[SIGFPE][FPE_FLTRES] > 0);
+  assert_true(seen[SIGBUS][BUS_ADRALN] > 0 || left_out("#AC"));
+  assert_true(seen[SIGFPE][FPE_INTDIV] > 0);
+  assert_true((seen[SIGFPE][FPE_FLTINV] > 0 && seen[SIGFPE][FPE_FLTRES] > 0) || left_out("SSE invalid"));
   assert_true(seen[SIGTRAP][TRAP_TRACE] > 0);
   assert_true(seen[SIGSEGV][0] > 0); /* SI_KERNEL, 128: not canonical, privileged, misaligned */
   assert_true(seen[SIGSEGV][SEGV_MAPERR] > 0 && seen[SIGSEGV][SEGV_ACCERR] > 0);
