@@ -353,13 +353,24 @@ static belongings count_belongings(void) {
                       process_children(getpid(), &pid)};
 }
 
+static _Atomic pid_t short_lived;
+
 static void *short_life(void *context) {
   guest *g = context;
   ls_stop stop;
   ls_error error;
+  short_lived = gettid();
   if (ls_execute(g->controller, loop_id(0), NULL, &stop, &error) || stop.kind != LS_STOP_CANCELLED)
     complain("a guest that was destroyed was not cancelled");
   return NULL;
+}
+
+/* pthread_join() returns when the thread is about to go; the kernel still lists it for a while. */
+static void await_end(pid_t tid) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/task/%d", tid);
+  while (access(path, F_OK) == 0)
+    sched_yield();
 }
 
 /* A controller that has done a bit of everything when it is destroyed: running, paused or idle. */
@@ -386,6 +397,7 @@ static void live_and_die(ls_kind kind, unsigned round) {
   ls_controller_destroy(g->controller);
   g->controller = NULL;
   pthread_join(g->thread, NULL);
+  await_end(short_lived);
 }
 
 /* The first ones pay for what is made once per process. */
