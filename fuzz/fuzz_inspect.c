@@ -84,6 +84,8 @@ static generator *get_generator(void) {
   uint8_t *support = calloc(forms_count(), 1);
   ls_status status = support ? probe_forms(inspector_reference(the_inspector), support, &error)
                              : no_memory(&error, "a table of forms");
+  if (!status)
+    support_without(support, features_without(features_hidden(EXIT_HOST)));
   const generator_options options = {.fault_percent = 2};
   the_generator = status ? NULL : generator_create(support, &options);
   if (!status && !the_generator)

@@ -143,6 +143,8 @@ static generator *get_generator(void) {
   ls_error error = {.text = ""};
   ls_status status = support ? probe_forms(oracle_executor(the_oracle, LS_PTRACE), support, &error)
                              : no_memory(&error, "a table of forms");
+  if (!status)
+    support_without(support, features_without(features_hidden(EXIT_HOST)));
   generator_options options = {.fault_percent = UINT32_MAX,
                                .syscalls =
                                    ls_executor_stops_syscalls(oracle_executor(the_oracle, LS_SIGNAL))};

@@ -49,17 +49,6 @@ static inline void drop_wider_forms(ls_vectors vectors) {
       support[form] = FORM_ILLEGAL;
 }
 
-/* LOCKSTEP_WITHOUT, as for the fuzz targets: ci/machines sets it where an emulator's instructions do harm. */
-static inline void drop_hidden_forms(void) {
-  feature_set hidden = features_without(features_hidden(1));
-  for (form_id form = 0; form < forms_count(); form++) {
-    form_example example;
-    form_decode(form, &example);
-    if (features_needed(&example.instruction) & hidden)
-      support[form] = FORM_ILLEGAL;
-  }
-}
-
 /* Sets `support` to all that a CPU with such vectors might have, and no reference. 0, or what main returns.
  */
 static inline int assume_support(ls_vectors vectors) {
@@ -84,7 +73,7 @@ static inline int open_support(void) {
     return 1;
   }
   drop_wider_forms(ls_vectors_available());
-  drop_hidden_forms();
+  support_without(support, features_without(features_hidden(1))); /* ci/machines: instructions that do harm */
   return 0;
 }
 

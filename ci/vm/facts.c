@@ -9,7 +9,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t seen, code;
+static volatile sig_atomic_t seen, code, flags;
 static uint8_t *room; /* a page to run code in */
 static uint64_t go_on;
 
@@ -17,6 +17,7 @@ static void on_signal(int number, siginfo_t *info, void *context) {
   greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
   seen = number;
   code = info->si_code;
+  flags = (sig_atomic_t)regs[REG_EFL];
   regs[REG_RIP] = (greg_t)go_on;
   regs[REG_EFL] &= ~0x40100; /* TF, AC */
 }
@@ -143,6 +144,14 @@ static int adx_spoils_flags(void) {
   return raised == 0 && (*(volatile uint64_t *)room & ~UINT64_C(0xcd7)) != 0x200;
 }
 
+/* SETcc whose store faults has given up what the flags were made of: they are some others'. Of 0x55000001 no
+ * flag is set. */
+static int setcc_fault_spoils_flags(void) {
+  int raised = RAISES("mov %1, %%rdx\n xor %%ecx, %%ecx\n xor %%ecx, %%ecx\n jmp 2f\n2: mov $1, %%eax\n xor $0x55000000, %%eax\n"
+                      "setle (%%rcx)");
+  return raised == SIGSEGV && (flags & 0x8c5) != 0;
+}
+
 /* The first trap after PAUSE comes one instruction late. */
 static int pause_is_not_stepped(void) {
   RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n pushfq\n orl $0x100, (%%rsp)\n popfq\n pause\n movq $1, (%%rdx)");
@@ -173,6 +182,7 @@ static const struct fact {
     {"x87_store_fault_sets_flags", x87_store_fault_sets_flags},
     {"pause_is_not_stepped", pause_is_not_stepped},
     {"xop_is_pop", xop_is_pop},
+    {"setcc_fault_spoils_flags", setcc_fault_spoils_flags},
     {"mmx_does_not_wait", mmx_does_not_wait},
     {"x87_stack_faults_are_not_raised", x87_stack_faults_are_not_raised},
     {"x87_denormals_are_not_raised", x87_denormals_are_not_raised},

@@ -156,7 +156,7 @@ static const char *status_name(policy_action action, uint8_t support) {
     return "excluded";
   if (support == FORM_UNPROBED)
     return "unprobed";
-  return support == FORM_RUNS ? "runs" : "illegal";
+  return support == FORM_RUNS ? "runs" : support == FORM_OTHER ? "other" : "illegal";
 }
 
 static void print_list(const uint8_t *support) {

@@ -111,6 +111,14 @@ static json_t *piece_json(const difference *d) {
     json_object_set_new(value, "offset", json_integer((json_int_t)d->offset));
     json_object_set_new(value, "length", json_integer(d->length));
   }
+  if (d->piece == PIECE_HOST) {
+    uint64_t before, after;
+    memcpy(&before, d->a, sizeof before);
+    memcpy(&after, d->b, sizeof after);
+    json_object_set_new(value, "what", json_string(d->name));
+    json_object_set_new(value, "before", json_hex(before));
+    json_object_set_new(value, "after", json_hex(after));
+  }
   return value;
 }
 

@@ -77,6 +77,7 @@ static const double limits[ORACLE_REASONS] = {
     [REASON_PROGRAM] = 1e-5,
     [REASON_STATE] = 1e-5,
     [REASON_FEATURE] = 1, /* seeds of richer machines */
+    [REASON_HOST] = 1,    /* a finding, whatever its share */
 };
 
 double stats_limit(oracle_reason reason) {

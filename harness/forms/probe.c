@@ -94,6 +94,17 @@ ls_status probe_forms(ls_executor *reference, uint8_t *support, ls_error *error)
   return probe_forms_while(reference, support, NULL, error);
 }
 
+void support_without(uint8_t *support, feature_set lacking) {
+  for (form_id form = 0; form < forms_count(); form++) {
+    form_example example;
+    if (support[form] != FORM_RUNS)
+      continue;
+    form_decode(form, &example);
+    if (features_needed(&example.instruction) & lacking)
+      support[form] = FORM_OTHER;
+  }
+}
+
 ls_status probe_forms_while(ls_executor *reference, uint8_t *support, probe_go_on go_on, ls_error *error) {
   prober p = {.reference = reference, .layout = ls_executor_layout(reference), .image = ls_image_create()};
   if (p.image == NULL)
@@ -108,5 +119,10 @@ ls_status probe_forms_while(ls_executor *reference, uint8_t *support, probe_go_o
       status = probe_form(&p, form, &support[form], error);
   }
   ls_image_destroy(p.image);
+  feature_set have;
+  if (!status)
+    status = features_probe(reference, &have, error);
+  if (!status)
+    support_without(support, ~have);
   return status;
 }

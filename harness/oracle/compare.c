@@ -8,8 +8,8 @@
 enum { MEMORY_RUN = 16 };
 
 const char *piece_name(piece p) {
-  static const char *const names[] = {"stop kind", "place",  "signal",   "code",
-                                      "address",   "number", "register", "memory"};
+  static const char *const names[] = {"stop kind", "place",    "signal", "code", "address",
+                                      "number",    "register", "memory", "host"};
   return (unsigned)p < sizeof names / sizeof *names ? names[p] : "unknown";
 }
 
@@ -106,6 +106,16 @@ void outcome_compare(const ls_outcome *a, const ls_outcome *b, ls_executor *memo
   compare_registers(result, &a->state, &b->state);
   if (memory_a && memory_b)
     compare_memory(result, memory_a, memory_b);
+}
+
+void comparison_add_host(comparison *result, const host_watch *harm) {
+  for (uint32_t i = 0; i < harm->count && i < HOST_CHANGES_MAX; i++) {
+    const host_change *c = &harm->changes[i];
+    difference *d = add(result, PIECE_HOST);
+    d->name = c->name;
+    memcpy(d->a, &c->before, sizeof c->before);
+    memcpy(d->b, &c->after, sizeof c->after);
+  }
 }
 
 outcome_digest outcome_digest_of(const ls_outcome *canonical, ls_executor *memory) {

@@ -3,6 +3,7 @@
 #define HARNESS_COMPARE_H
 
 #include "lockstep.h"
+#include "oracle/host.h"
 
 typedef enum piece {
   PIECE_STOP_KIND,
@@ -12,11 +13,12 @@ typedef enum piece {
   PIECE_ADDRESS,
   PIECE_NUMBER,   /* of the system call */
   PIECE_REGISTER, /* row, and for vectors the lanes */
-  PIECE_MEMORY    /* window, offset, bytes */
+  PIECE_MEMORY,   /* window, offset, bytes */
+  PIECE_HOST      /* what a run in the thread changed of the host's: before it, after it (host.h) */
 } piece;
 
-const char *
-piece_name(piece p); /* "stop kind", "place", "signal", "code", "address", "number", "register", "memory" */
+/* "stop kind", "place", "signal", "code", "address", "number", "register", "memory", "host" */
+const char *piece_name(piece p);
 
 typedef struct difference {
   piece piece;
@@ -24,6 +26,7 @@ typedef struct difference {
   uint64_t offset;      /* memory: of the first differing byte of a run of at most 16 */
   uint32_t length;      /* memory: bytes in the run */
   uint32_t row;         /* register: in ls_registers() */
+  const char *name;     /* host: what, valid until the oracle's next run */
   uint8_t a[64], b[64]; /* the values, little endian: registers and memory whole, numbers as 8 bytes */
 } difference;
 
@@ -42,6 +45,9 @@ int outcome_equal(const ls_outcome *a, const ls_outcome *b, ls_executor *memory_
 /* The same, listed. */
 void outcome_compare(const ls_outcome *a, const ls_outcome *b, ls_executor *memory_a, ls_executor *memory_b,
                      comparison *result);
+
+/* Adds what has changed of the host's to differences, which may be none. */
+void comparison_add_host(comparison *result, const host_watch *harm);
 
 /* Makes an outcome comparable: ls_state_canonicalise and what a stop of that kind leaves open. */
 void outcome_canonicalise(ls_outcome *outcome);

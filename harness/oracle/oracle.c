@@ -27,7 +27,8 @@ struct oracle {
   testcase_contents contents;
   scan_info infos[TESTCASE_INSTRUCTIONS_MAX];
   feature_set lacking;
-  ls_error why; /* a program was refused or skipped */
+  host_watch host, harm; /* of the last run in the thread; of the first one of a test that did any */
+  ls_error why;          /* a program was refused or skipped */
 };
 
 /* ---- Names ---- */
@@ -64,6 +65,7 @@ static const struct {
     [REASON_PROGRAM] = {"program", VERDICT_REFUSED, "it cannot be laid out"},
     [REASON_STATE] = {"state", VERDICT_REFUSED, "the processor does not load its initial state"},
     [REASON_FEATURE] = {"feature", VERDICT_SKIPPED, "it needs what this CPU lacks"},
+    [REASON_HOST] = {"host", VERDICT_DIFFERENT, "the host was harmed by its run in the thread"},
 };
 
 const char *oracle_reason_name(oracle_reason reason) {
@@ -75,6 +77,22 @@ const char *oracle_reason_sentence(oracle_reason reason) {
 }
 
 /* ---- Making and ending ---- */
+
+/* The first run in a thread gives it an alternate stack and more, for as long as the executor lives: that is
+ * no harm, and over before anybody looks. */
+static ls_status run_once(oracle *o, ls_error *error) {
+  ls_state state;
+  ls_outcome outcome;
+  const ls_instruction nop = {.next = LS_NONE, .jump = LS_NONE, .length = 1, .bytes = {0x90}};
+  const ls_program program = {.instructions = &nop, .count = 1};
+  ls_state_init(&state);
+  ls_status status = ls_image_build(o->image, &program, testcase_layout(), error);
+  if (!status)
+    status = ls_executor_load(o->thread, o->image, error);
+  if (!status)
+    status = ls_executor_run(o->thread, &(ls_run){.state = &state}, &outcome, error);
+  return status;
+}
 
 ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *error) {
   oracle *o = aligned_alloc(64, (sizeof *o + 63) / 64 * 64);
@@ -95,6 +113,8 @@ ls_status oracle_create(const oracle_options *options, oracle **out, ls_error *e
     status = ls_executor_create(LS_PTRACE, testcase_layout(), &how, &o->reference, error);
   if (!status)
     status = ls_executor_create(LS_SIGNAL, testcase_layout(), &how, &o->thread, error);
+  if (!status)
+    status = run_once(o, error);
   if (!status)
     status = features_probe(o->reference, &o->lacking, error);
   if (status) {
@@ -126,17 +146,38 @@ ls_executor *oracle_executor(oracle *o, ls_kind kind) {
 
 /* ---- Running in one executor ---- */
 
+typedef struct thread_run {
+  const oracle *o;
+  const ls_run *run;
+  ls_outcome *outcome;
+  ls_error *error;
+  ls_status status;
+} thread_run;
+
+static void run_watched(void *context) {
+  thread_run *r = context;
+  const oracle_options *options = &r->o->options;
+  r->status = ls_executor_run(r->o->thread, r->run, r->outcome, r->error);
+  if (!r->status && options->tamper)
+    options->tamper(r->outcome, r->o->thread, options->tamper_context);
+}
+
+static ls_status run_in_thread(oracle *o, const ls_run *run, ls_outcome *outcome, ls_error *error) {
+  thread_run r = {o, run, outcome, error, LS_OK};
+  if (host_call(&o->host, run_watched, &r) && !o->harm.count)
+    o->harm = o->host;
+  return r.status;
+}
+
 static ls_status run_in(oracle *o, ls_executor *executor, const ls_run *run, ls_outcome *outcome,
                         ls_error *error) {
   ls_status status = ls_executor_reset(executor, o->contents.window, error);
   if (!status)
-    status = ls_executor_run(executor, run, outcome, error);
-  if (status)
-    return status;
-  if (executor == o->thread && o->options.tamper)
-    o->options.tamper(outcome, executor, o->options.tamper_context);
-  outcome_canonicalise(outcome);
-  return LS_OK;
+    status = executor == o->thread ? run_in_thread(o, run, outcome, error)
+                                   : ls_executor_run(executor, run, outcome, error);
+  if (!status)
+    outcome_canonicalise(outcome);
+  return status;
 }
 
 /* The reference with one more try when its child was killed from outside, and again with x87 state loaded if
@@ -161,7 +202,7 @@ static void conclude(oracle_result *result, verdict v) {
   result->reason = REASON_NONE;
 }
 
-/* For a reason that is not REASON_NONE: inconclusive or refused. */
+/* For a reason that is not REASON_NONE, with its verdict. */
 static void turn_down(oracle_result *result, oracle_reason reason) {
   result->verdict = reasons[reason].verdict;
   result->reason = reason;
@@ -374,6 +415,12 @@ static ls_status judge_surely(oracle *o, ls_run *run, oracle_result *result, ls_
   return status;
 }
 
+/* Whatever else there is to say of it. */
+static void conclude_harm(oracle *o, oracle_result *result) {
+  turn_down(result, REASON_HOST);
+  comparison_add_host(&result->differences, &o->harm);
+}
+
 ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_error *error) {
   ls_program program = testcase_program(test);
   ls_run run = {.state = &test->state, .fuel = test->fuel, .limit_ms = o->options.limit_ms};
@@ -386,9 +433,12 @@ ls_status oracle_run(oracle *o, const testcase *test, oracle_result *result, ls_
   ls_status status = prepare(o, &program, &run, result, &may_run, error);
   if (may_run && !skip_lacking(o, test, result)) {
     testcase_contents_make(test, &o->contents);
+    o->harm.count = 0;
     status = judge_surely(o, &run, result, error);
     if (!status)
       skip_hidden(o, test, result);
+    if (!status && o->harm.count)
+      conclude_harm(o, result);
   }
   if (status)
     return status;
@@ -433,6 +483,6 @@ ls_status oracle_step(oracle *o, const testcase *test, uint64_t steps, ls_outcom
     status = run_reference(o, &run, reference, error);
   if (!status)
     status = run_in(o, o->thread, &run, thread, error);
-  *equal = !status && outcome_equal(reference, thread, o->reference, o->thread);
+  *equal = !status && !o->host.count && outcome_equal(reference, thread, o->reference, o->thread);
   return status;
 }

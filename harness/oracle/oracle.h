@@ -21,7 +21,7 @@ const char *verdict_name(verdict v); /* "same", "different", "inconclusive", "re
 
 /* Why a verdict was given; counted one by one. */
 typedef enum oracle_reason {
-  REASON_NONE,          /* same, different */
+  REASON_NONE,          /* same, different in its outcome */
   REASON_TIMEOUT,       /* inconclusive: not over in ten times the limit of CPU time */
   REASON_STACK_POINTER, /* inconclusive, of programs that are interrupted on purpose: RSP is not canonical */
   REASON_REFERENCE_UNSTABLE, /* inconclusive: the reference disagrees with itself */
@@ -35,6 +35,7 @@ typedef enum oracle_reason {
   REASON_PROGRAM,            /* refused: cannot be laid out */
   REASON_STATE,              /* refused: the CPU does not load this state */
   REASON_FEATURE,            /* skipped: an instruction of it is #UD here, for want of a feature */
+  REASON_HOST,               /* different: the run in the thread changed what is the host's */
   ORACLE_REASONS
 } oracle_reason;
 
@@ -80,6 +81,7 @@ void oracle_destroy(oracle *o);
 
 /* Runs the test in both and compares. Every verdict but `same` is repeated before it is given: a difference
  * must come again in both executors, any other reason in another attempt, a time-out at ten times the limit.
+ * What a run in the thread changes of the host's (host.h) is a difference by itself, seen once or more often.
  * A test that needs a feature which this processor lacks is skipped, unless it is marked as one that runs
  * anywhere (TESTCASE_ANYWHERE). Only errors that are not the test's own are returned: no memory, tracing that
  * is not possible any more. */

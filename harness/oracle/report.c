@@ -85,6 +85,9 @@ static void print_difference(FILE *to, const difference *d, const oracle_result 
     print_register(to, d);
   else if (d->piece == PIECE_MEMORY)
     print_memory(to, d);
+  else if (d->piece == PIECE_HOST)
+    fprintf(to, "  host: %-18s 0x%016" PRIx64 "   0x%016" PRIx64 "\n", d->name, lane_of(d->a, 0, LANE),
+            lane_of(d->b, 0, LANE));
   else if (d->piece == PIECE_SIGNAL)
     fprintf(to, "  %-24s %-20s %s\n", piece_name(d->piece), word_of_signal(a->signal),
             word_of_signal(b->signal));
@@ -98,6 +101,9 @@ static void print_difference(FILE *to, const difference *d, const oracle_result 
 
 static void print_differences(FILE *to, const oracle_result *result) {
   const comparison *c = &result->differences;
+  if (result->reason == REASON_HOST)
+    fputs("THE HOST WAS HARMED: what is marked \"host\" was so before the run in the thread, and after it\n",
+          to);
   fprintf(to, "  %-24s %-20s %s\n", "what differs", "reference", "thread");
   for (uint32_t i = 0; i < c->kept; i++)
     print_difference(to, &c->list[i], result);
