@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "alive.h"
 #include "engine.h"
 #include "environment.h"
 #include "feedback/behaviour.h"
@@ -116,6 +117,7 @@ static void start(void) {
     fputs("lockstep: LOCKSTEP_DRILL names no mnemonic\n", stderr);
     _exit(EXIT_HOST);
   }
+  prove_alive(EXIT_HOST);
   move_handlers_to_alternate_stack();
   ls_status status = oracle_create(&options, &the_oracle, &error);
   if (status == LS_ERR_NO_REFERENCE) {

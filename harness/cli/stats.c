@@ -8,7 +8,7 @@
 #include "feedback/stats.h"
 #include "words.h"
 
-enum { OPTION_JSON = 'j', OPTION_FINDING = 'f' };
+enum { OPTION_JSON = 'j', OPTION_FINDING = 'f', OPTION_ALSO = 'a' };
 
 typedef struct arguments {
   bool json, trouble;
@@ -16,6 +16,7 @@ typedef struct arguments {
   size_t read, all;      /* of the files on the command line */
   stats sum;
   json_t *findings, *errors;
+  json_t *also; /* inputs of other fuzz targets: how many, by name */
 } arguments;
 
 /* Nothing more once a signal was noted. */
@@ -49,6 +50,16 @@ static void add_finding(arguments *a, const char *path) {
   json_array_append_new(a->errors, json_trouble(path, reason));
   cli_complain("%s: %s", path, reason);
   a->trouble = true;
+}
+
+/* TARGET=COUNT. */
+static void add_target(arguments *a, char *text, const struct argp_state *state) {
+  char *sign = strchr(text, '='), *end = sign;
+  unsigned long long count = sign ? strtoull(sign + 1, &end, 10) : 0;
+  if (!sign || sign == text || end == sign + 1 || *end)
+    argp_error(state, "--also takes the name of a fuzz target, '=' and a number, not '%s'", printable(text));
+  *sign = 0;
+  json_object_set_new(a->also, text, json_integer((json_int_t)count));
 }
 
 static double seconds(const stats *s) {
@@ -97,13 +108,13 @@ static void print_json(const arguments *a) {
   const stats *s = &a->sum;
   const uint64_t *v = s->counts.verdicts;
   json_t *top =
-      json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O, s:o}",
+      json_pack("{s:I, s:f, s:f, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:O, s:O, s:O, s:o}",
                 "programs", s->programs, "seconds", seconds(s), "per_second", rate(s), "forms_allowed",
                 s->forms_allowed, "forms_seen", s->forms_seen, "same", v[VERDICT_SAME], "different",
                 v[VERDICT_DIFFERENT], "inconclusive", v[VERDICT_INCONCLUSIVE], "refused", v[VERDICT_REFUSED],
                 "skipped", v[VERDICT_SKIPPED], "reasons", json_reasons(s->counts.reasons), "once",
-                json_reasons(s->counts.once), "above_limit", above_limits_json(s), "findings", a->findings,
-                "errors", a->errors, "interrupted", interrupt_json(a->read, a->all));
+                json_reasons(s->counts.once), "above_limit", above_limits_json(s), "also", a->also,
+                "findings", a->findings, "errors", a->errors, "interrupted", interrupt_json(a->read, a->all));
   json_dumpf(top, stdout, JSON_COMPACT); /* one line: ci/fuzz ends with it */
   putchar('\n');
   json_decref(top);
@@ -150,6 +161,11 @@ static void print_people(const arguments *a) {
       printf("TOO MANY %s: %.4f %% of all programs, and %.4f %% are explained\n",
              oracle_reason_name((oracle_reason)i), percent(s->counts.reasons[i], s->programs),
              100 * stats_limit((oracle_reason)i));
+  const char *target;
+  json_t *count;
+  json_object_foreach(a->also, target, count)
+      printf("  %-15s %lld %s\n", printable(target), (long long)json_integer_value(count),
+             word_for((size_t)json_integer_value(count), "input", "inputs"));
   for (size_t i = 0; i < json_array_size(a->findings); i++)
     printf("FINDING %s\n", printable(json_string_value(json_array_get(a->findings, i))));
   if (!a->named && v[VERDICT_DIFFERENT] == 0)
@@ -167,6 +183,9 @@ static error_t parse(int key, char *value, struct argp_state *state) {
   case OPTION_FINDING:
     add_finding(a, value);
     return 0;
+  case OPTION_ALSO:
+    add_target(a, value, state);
+    return 0;
   case ARGP_KEY_ARG:
     add_file(a, value);
     return 0;
@@ -182,6 +201,7 @@ int cmd_stats(int argc, char **argv) {
   static const struct argp_option options[] = {
       {"json", OPTION_JSON, NULL, 0, "Print one line of JSON", 0},
       {"finding", OPTION_FINDING, "FILE", 0, "A reproducer to be listed", 0},
+      {"also", OPTION_ALSO, "TARGET=N", 0, "N inputs that another fuzz target ran, to be listed", 0},
       {0},
   };
   static const struct argp argp = {
@@ -196,6 +216,7 @@ int cmd_stats(int argc, char **argv) {
       NULL};
   static arguments a;
   a.findings = json_array();
+  a.also = json_object();
   a.errors = json_array();
   stats_init(&a.sum);
   interrupt_watch();
@@ -209,6 +230,7 @@ int cmd_stats(int argc, char **argv) {
   else if (a.files)
     print_people(&a);
   json_decref(a.findings);
+  json_decref(a.also);
   json_decref(a.errors);
   return stats_status(&a);
 }
