@@ -152,6 +152,13 @@ static int setcc_fault_spoils_flags(void) {
   return raised == SIGSEGV && (flags & 0x8c5) != 0;
 }
 
+/* RCL and RCR of memory that is not there: the same. */
+static int rcl_fault_spoils_flags(void) {
+  int raised = RAISES("mov %1, %%rdx\n xor %%esi, %%esi\n xor %%esi, %%esi\n jmp 2f\n2: mov $1, %%ecx\n mov $1, %%eax\n"
+                      "xor $0x55000000, %%eax\n rclw %%cl, (%%rsi)");
+  return raised == SIGSEGV && (flags & 0x8c5) != 0;
+}
+
 /* The first trap after PAUSE comes one instruction late. */
 static int pause_is_not_stepped(void) {
   RAISES("mov %1, %%rdx\n movq $0, (%%rdx)\n pushfq\n orl $0x100, (%%rsp)\n popfq\n pause\n movq $1, (%%rdx)");
@@ -183,6 +190,7 @@ static const struct fact {
     {"pause_is_not_stepped", pause_is_not_stepped},
     {"xop_is_pop", xop_is_pop},
     {"setcc_fault_spoils_flags", setcc_fault_spoils_flags},
+    {"rcl_fault_spoils_flags", rcl_fault_spoils_flags},
     {"mmx_does_not_wait", mmx_does_not_wait},
     {"x87_stack_faults_are_not_raised", x87_stack_faults_are_not_raised},
     {"x87_denormals_are_not_raised", x87_denormals_are_not_raised},
