@@ -11,8 +11,7 @@
 /* ---- What may be harmed ---- */
 
 #define NAKED(name, text)                                                                                    \
-  static __attribute__((naked)) void name(void *unused) {                                                    \
-    (void)unused;                                                                                            \
+  static __attribute__((naked)) void name(__attribute__((unused)) void *unused) {                            \
     __asm__(text "; ret");                                                                                   \
   }
 
