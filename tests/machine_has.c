@@ -2,6 +2,7 @@
  * or "no", and what to say of a test that needs it where it is missing. CTest asks before it makes its list
  * of tests (here.cmake), so that the reason stands in the test's name. If it cannot tell, it ends with an
  * exit code other than 0. */
+#include <cpuid.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>
@@ -101,6 +102,16 @@ static bool has_fine_timer(void) {
   return coarse.tv_nsec >= SELDOM_NS && !exact.tv_sec && exact.tv_nsec <= EXACT_NS;
 }
 
+static bool has_avx2(void) {
+  return __builtin_cpu_supports("avx2") != 0;
+}
+
+/* CPUID leaf 0dh, 1: XGETBV with ECX = 1. */
+static bool has_in_use(void) {
+  unsigned a, b, c, d;
+  return has_avx() && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && a & 4;
+}
+
 static bool is_without_tsan(void) {
   return !TSAN;
 }
@@ -124,6 +135,8 @@ static const struct thing {
 } things[] = {
     {"avx", has_avx, "needs AVX, which this CPU lacks"},
     {"avx512", has_avx512, "needs AVX512F and AVX512BW, which this CPU lacks"},
+    {"avx2", has_avx2, "needs AVX2, which this CPU lacks"},
+    {"in_use", has_in_use, "needs XGETBV to say which vectors are in use, which this CPU lacks"},
     {"fsgsbase", has_fsgsbase, "needs FSGSBASE, which this CPU or kernel lacks"},
     {"dispatch", has_dispatch, "needs Syscall User Dispatch, Linux 5.11, which this kernel lacks"},
     {"code32", has_code32, "needs 32-bit code, which this system refuses"},

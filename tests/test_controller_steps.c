@@ -183,6 +183,8 @@ static void a_repeated_string_instruction_is_one_step(void **unused) {
     must(ls_pause(g->controller, &error));
     if (look(g, &state).id == 3) {
       inside += state.gpr[LS_RCX] > 0 && state.gpr[LS_RCX] < 0x2000;
+      assert_false(state.rflags &
+                   RFLAGS_RF); /* set where a repetition is interrupted (SDM vol. 3, 18.3.1.1) */
       must(ls_step(g->controller, 1, &error));
       is_at(g, 4, LS_PAUSED);
       look(g, &state);
@@ -274,6 +276,7 @@ static void runs_that_end_first(void **unused) {
   must(ls_resume(g->controller, &error));
   stopped(finish(g), LS_STOP_FAULT, 2, LS_PART_BODY);
   assert_int_equal(g->stop.signal, SIGTRAP);
+  stopped(run(g, 3), LS_STOP_EXIT, 3, LS_PART_NEXT); /* what was never reached is as it was */
 }
 
 /* ---- Calls that wait ---------------------------------------------------------------------------------- */

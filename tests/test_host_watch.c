@@ -105,6 +105,18 @@ static void each_harm_is_named_and_undone(void **unused) {
   assert_false(sigismember(&set, SIGUSR2));
 }
 
+/* VZEROUPPER is what keeps it from being noted. */
+NAKED(use_upper_halves, "vpcmpeqd %ymm1, %ymm1, %ymm1")
+NAKED(clear_upper_halves, "vpcmpeqd %ymm1, %ymm1, %ymm1; vzeroupper")
+
+static void upper_halves_are_noted(void **unused) {
+  (void)unused;
+  host_watch w = {0};
+  assert_true(host_call(&w, use_upper_halves, NULL) && is_noted(&w, "upper halves of ymm"));
+  __asm__ volatile("vzeroupper");
+  assert_false(host_call(&w, clear_upper_halves, NULL));
+}
+
 static void handlers_are_looked_at_now_and_then(void **unused) {
   (void)unused;
   host_watch w = {0};
@@ -169,6 +181,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(each_harm_is_named_and_undone),
       cmocka_unit_test(handlers_are_looked_at_now_and_then),
+      PART("in_use", upper_halves_are_noted, NULL, NULL),
       PART("oracle", the_oracle_makes_it_a_difference, NULL, NULL),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

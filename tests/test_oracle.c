@@ -16,7 +16,7 @@ static oracle_result result;
 
 typedef struct damage {
   piece piece;
-  uint32_t row, bit;       /* of a register */
+  uint32_t row, bit;       /* of a register; with PIECE_STOP_PLACE, bit 1: the part */
   uint32_t window, offset; /* of memory */
 } damage;
 
@@ -33,7 +33,10 @@ static void tamper(ls_outcome *thread, ls_executor *executor, void *context) {
     thread->stop.kind = LS_STOP_FUEL;
     break;
   case PIECE_STOP_PLACE:
-    thread->stop.instruction ^= 1;
+    if (to_do.bit)
+      thread->stop.part = thread->stop.part == LS_PART_NEXT ? LS_PART_JUMP : LS_PART_NEXT;
+    else
+      thread->stop.instruction ^= 1;
     break;
   case PIECE_SIGNAL:
     thread->stop.signal ^= 1;
@@ -107,6 +110,7 @@ static void each_stop_piece_is_named(void **unused) {
     one("\x90", 1);
     judge_damaged((damage){.piece = p});
   }
+  judge_damaged((damage){.piece = PIECE_STOP_PLACE, .bit = 1}); /* the part alone */
 }
 
 /* What the table says is dropped, of a state without a pending x87 exception: these bits must not count. */

@@ -71,16 +71,22 @@ static void short_runs(ls_kind kind, uint64_t steps) {
   }
 }
 
-/* Never less than the limit, whatever was used by those before. A tick can be late by itself. */
+/* Never less than the limit, whatever was used by those before. A tick can be late by itself. Nor much more,
+ * however many ticks were missed, if the machine is not taken away meanwhile: the best of some counts. */
 static void endless_runs(ls_kind kind, uint64_t steps) {
-  for (unsigned i = 0; i < 4; i++) {
+  enum { RUNS = 4, MOST_MS = 2 * LIMIT_MS + 10 };
+  uint64_t least = UINT64_MAX;
+  for (unsigned i = 0; i < RUNS || (least > MOST_MS * MS && i < 4 * RUNS); i++) {
     clockid_t clock = clock_of(kind);
     uint64_t before = clock_ns(clock);
     assert_int_equal(run(0, steps, LIMIT_MS), LS_STOP_TIMEOUT);
     uint64_t used = clock_ns(clock) - before;
     if (used < (LIMIT_MS - TICK_MS) * MS)
       fail_msg("timed out after %llu ns of its own", (unsigned long long)used);
+    least = used < least ? used : least;
   }
+  if (least > MOST_MS * MS)
+    fail_msg("none timed out before %llu ns of its own", (unsigned long long)least);
 }
 
 static void check_kind(ls_kind kind) {

@@ -1,5 +1,6 @@
 #include "oracle/host.h"
 
+#include <cpuid.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -123,6 +124,27 @@ static void compare_slowly(host_watch *w, const slow_look *before) {
       compare_action(w, s, &before->actions[s], &after.actions[s]);
 }
 
+/* ---- Vectors ---- */
+
+/* XGETBV with ECX = 1 (SDM vol. 1, 13.6): the components of XCR0 that are not in their initial state. CPUs
+ * that have it track AVX's, the upper halves of YMM0-15, which a function must leave zero: SSE code is slow
+ * otherwise. */
+static bool can_ask_what_is_in_use(void) {
+  enum { OSXSAVE = 1 << 27, XGETBV1 = 1 << 2 };
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && c & OSXSAVE && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) &&
+         a & XGETBV1;
+}
+
+static uint64_t upper_halves_in_use(bool can_ask) {
+  enum { AVX_COMPONENT = 1 << 2 };
+  uint32_t low, high;
+  if (!can_ask)
+    return 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+  return low & AVX_COMPONENT;
+}
+
 /* ---- A call ---- */
 
 /* Values that are nobody's, to be found again. */
@@ -135,16 +157,26 @@ static const host_registers nobodys = {
     .r15 = UINT64_C(0xb5b5b5b5b5b5b5b5),
 };
 
+static void look_at_cpu(host_watch *w) {
+  w->fsgsbase = (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT) != 0;
+  w->in_use_asked = can_ask_what_is_in_use();
+  w->knows_cpu = true;
+}
+
 bool host_call(host_watch *w, void (*function)(void *), void *context) {
   host_registers before = nobodys, after = {0};
   stack_t stack = {0};
   slow_look slow;
   bool slowly = w->calls++ % SLOW_EVERY == 0;
   w->count = 0;
+  if (!w->knows_cpu)
+    look_at_cpu(w);
   sigaltstack(NULL, &stack);
   if (slowly)
     look_slowly(&slow);
-  host_registers_call(function, context, &before, &after, (getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT) != 0);
+  uint64_t upper = upper_halves_in_use(w->in_use_asked);
+  host_registers_call(function, context, &before, &after, w->fsgsbase);
+  note(w, "upper halves of ymm", upper, upper_halves_in_use(w->in_use_asked));
   compare_registers(w, &before, &after);
   compare_stack(w, &stack);
   if (slowly)

@@ -24,14 +24,15 @@ typedef struct host_change {
 /* All zero to begin with. */
 typedef struct host_watch {
   uint64_t calls;
+  bool knows_cpu, fsgsbase, in_use_asked; /* whether the CPU is asked for bases, and for what is in use */
   uint32_t count; /* of changes in the last call; only the first HOST_CHANGES_MAX are kept */
   host_change changes[HOST_CHANGES_MAX];
 } host_watch;
 
 /* Calls function(context) in this thread and compares, before and after it: the registers above (of RFLAGS
- * the control flags), the alternate signal stack and, in the first and then in every 64th call, the signal
- * mask and the handlers of all signals. Returns whether something has changed; w->changes says what, and it
- * has been put back. Some 100 ns. */
+ * the control flags), whether upper halves of YMM are in use, the alternate signal stack and, in the first
+ * and then in every 64th call, the signal mask and the handlers of all signals. Returns whether something has
+ * changed; w->changes says what, and it has been put back. Some 100 ns. */
 bool host_call(host_watch *w, void (*function)(void *), void *context);
 
 #endif
