@@ -88,7 +88,8 @@ static bool take_census(const uint8_t *support, bool probed, census *c) {
     count_in(&c->all, policy, support[form]);
     count_in(&c->by_encoding[form_encoding(form)], policy, support[form]);
     count_in(&c->by_class[policy - first], policy, support[form]);
-    c->illegal += policy->action == POLICY_RUN && support[form] == FORM_ILLEGAL;
+    c->illegal +=
+        policy->action == POLICY_RUN && (support[form] == FORM_ILLEGAL || support[form] == FORM_OTHER);
     c->untried += policy->action == POLICY_RUN && support[form] == FORM_UNPROBED;
     c->excluded += policy->action == POLICY_EXCLUDE;
     c->mnemonics += form_mnemonic(form) != last; /* forms are sorted by mnemonic */
