@@ -197,6 +197,22 @@ static void remember(const oracle_result *result) {
     testcase_copy(&good, &current);
 }
 
+/* The input before this one: a finding may depend on what it left. */
+static uint8_t before[TESTCASE_SIZE_MAX];
+static size_t before_size;
+
+static void keep_before(const char *folder, const char *name) {
+  char path[64];
+  snprintf(path, sizeof path, "%s.before", name);
+  if (before_size)
+    keep_bytes(folder, NULL, path, before, before_size);
+}
+
+static void remember_before(const uint8_t *data, size_t size) {
+  before_size = size <= sizeof before ? size : 0;
+  memcpy(before, data, before_size);
+}
+
 /* What is reported is what the bytes say, not what was made before they were written. */
 static void report(const uint8_t *data, size_t size, oracle_result *result) {
   static unsigned reported;
@@ -212,6 +228,7 @@ static void report(const uint8_t *data, size_t size, oracle_result *result) {
     abort();
   char name[33];
   testcase_name(&current, name);
+  keep_before(folder, name);
   if (keep_finding(folder, &current))
     fprintf(stderr, "FINDING %s%s%s\n", folder, separator_after(folder), name);
   else
@@ -244,6 +261,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     behaviour_note(&current, &result, counters);
     behaviour_forms(&current, &result, see_form, NULL);
   }
+  remember_before(data, size);
   return 0;
 }
 

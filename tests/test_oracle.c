@@ -194,6 +194,7 @@ static void a_difference_is_reported_in_full(void **unused) {
   assert_non_null(strstr(text, "0x0000000000000004"));
   assert_non_null(strstr(text, "=> 0x"));
   assert_non_null(strstr(text, "mov qword ptr"));
+  assert_non_null(strstr(text, "at the start"));
   assert_null(strstr(text, "zmm4"));
   free(text);
 }

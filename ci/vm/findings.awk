@@ -31,7 +31,7 @@ in_report && /^(reference|thread): / {
     if (stop ~ /in instruction #[0-9]+$/) { number = stop; sub(/.*#/, "", number) }
   } else if (stop != reference_stop) what = what " stop(" reference_stop " / " stop ")"
 }
-in_report && /^  [a-z0-9]+ +0x[0-9a-f]+ +0x[0-9a-f]+$/ { what = what " " $1 differing($2, $3); next }
+in_report && /^  [a-z0-9]+ +0x[0-9a-f]+ +0x[0-9a-f]+( +0x[0-9a-f]+)?$/ { what = what " " $1 differing($2, $3); next }
 in_report && /^  host: .* 0x[0-9a-f]+ +0x[0-9a-f]+$/ {
   item = $0; sub(/ *0x.*/, "", item); sub(/^ */, "", item)
   what = what " " item; next

@@ -45,10 +45,11 @@ static uint64_t lane_of(const uint8_t *value, uint32_t lane, uint32_t size) {
   return number;
 }
 
-/* Only the lanes of eight bytes that differ. */
-static void print_register(FILE *to, const difference *d) {
+/* Only the lanes of eight bytes that differ, and what was there at the start. */
+static void print_register(FILE *to, const difference *d, const ls_state *start) {
   size_t count;
   const ls_register *reg = &ls_registers(&count)[d->row];
+  const uint8_t *before = (const uint8_t *)start + reg->offset;
   for (uint32_t lane = 0; lane * LANE < d->length; lane++) {
     uint32_t size = d->length - lane * LANE;
     uint64_t a = lane_of(d->a, lane, size), b = lane_of(d->b, lane, size);
@@ -60,7 +61,8 @@ static void print_register(FILE *to, const difference *d) {
                lane * 64);
     else
       snprintf(name, sizeof name, "%s", reg->name);
-    fprintf(to, "  %-24s 0x%016" PRIx64 "   0x%016" PRIx64 "\n", name, a, b);
+    fprintf(to, "  %-24s 0x%016" PRIx64 "   0x%016" PRIx64 "   0x%016" PRIx64 "\n", name, a, b,
+            lane_of(before, lane, size));
   }
 }
 
@@ -69,22 +71,25 @@ static void print_bytes(FILE *to, const uint8_t *bytes, uint32_t length) {
     fprintf(to, "%02x", bytes[i]);
 }
 
-static void print_memory(FILE *to, const difference *d) {
+static void print_memory(FILE *to, const difference *d, const testcase_contents *start) {
   char name[32];
   snprintf(name, sizeof name, "[0x%08" PRIx64 "]", testcase_layout()->windows[d->window].address + d->offset);
   fprintf(to, "  %-24s ", name);
   print_bytes(to, d->a, d->length);
   fputs("   ", to);
   print_bytes(to, d->b, d->length);
+  fputs("   ", to);
+  print_bytes(to, (const uint8_t *)start->window[d->window] + d->offset, d->length);
   fputc('\n', to);
 }
 
-static void print_difference(FILE *to, const difference *d, const oracle_result *result) {
+static void print_difference(FILE *to, const difference *d, const oracle_result *result, const testcase *test,
+                             const testcase_contents *start) {
   const ls_stop *a = &result->reference.stop, *b = &result->thread.stop;
   if (d->piece == PIECE_REGISTER)
-    print_register(to, d);
+    print_register(to, d, &test->state);
   else if (d->piece == PIECE_MEMORY)
-    print_memory(to, d);
+    print_memory(to, d, start);
   else if (d->piece == PIECE_HOST)
     fprintf(to, "  host: %-18s 0x%016" PRIx64 "   0x%016" PRIx64 "\n", d->name, lane_of(d->a, 0, LANE),
             lane_of(d->b, 0, LANE));
@@ -99,19 +104,39 @@ static void print_difference(FILE *to, const difference *d, const oracle_result 
             lane_of(d->b, 0, LANE));
 }
 
-static void print_differences(FILE *to, const oracle_result *result) {
+static void print_differences(FILE *to, const oracle_result *result, const testcase *test) {
+  static testcase_contents start;
   const comparison *c = &result->differences;
+  testcase_contents_make(test, &start);
   if (result->reason == REASON_HOST)
     fputs("THE HOST WAS HARMED: what is marked \"host\" was so before the run in the thread, and after it\n",
           to);
-  fprintf(to, "  %-24s %-20s %s\n", "what differs", "reference", "thread");
+  fprintf(to, "  %-24s %-20s %-20s %s\n", "what differs", "reference", "thread", "at the start");
   for (uint32_t i = 0; i < c->kept; i++)
-    print_difference(to, &c->list[i], result);
+    print_difference(to, &c->list[i], result, test, &start);
   if (c->count > c->kept)
     fprintf(to, "  … and %u more\n", c->count - c->kept);
 }
 
-static uint64_t print_trace(FILE *to, const testcase *test, oracle *o) {
+static bool same_end(const ls_outcome *a, const ls_outcome *b) {
+  return outcome_equal(a, b, NULL, NULL);
+}
+
+/* Of the four runs (each executor, free and stepped) three may agree. */
+static void print_who_is_alone(FILE *to, const oracle_result *result, const trace_point *point) {
+  bool reference = point->ended && same_end(&result->reference, &point->end);
+  bool thread = point->ended && same_end(&result->thread, &point->end);
+  if (reference == thread)
+    fputs("no difference when stepped: it needs the program to run freely\n", to);
+  else
+    fprintf(
+        to,
+        "no difference when stepped: of the four runs (each executor, free and stepped) %s alone ended so.\n"
+        "Stepping enters by IRET and leaves by a signal: look at the fast way in and out\n",
+        reference ? "the free one in the thread" : "the free one of the reference");
+}
+
+static uint64_t print_trace(FILE *to, const testcase *test, const oracle_result *result, oracle *o) {
   trace_point point;
   ls_error error;
   if (trace_first_difference(o, test, &point, &error) != LS_OK) {
@@ -122,7 +147,7 @@ static uint64_t print_trace(FILE *to, const testcase *test, oracle *o) {
     fprintf(to, "first difference after step %" PRIu64 ", the instruction at 0x%" PRIx64 " (marked =>)\n",
             point.step, point.address);
   else
-    fputs("no difference when stepped: it needs the program to run freely\n", to);
+    print_who_is_alone(to, result, &point);
   return point.address;
 }
 
@@ -132,8 +157,8 @@ void report_difference(FILE *to, const testcase *test, const oracle_result *resu
   testcase_name(test, name);
   fprintf(to, "DIFFERENT: test case %s\n", name);
   print_stops(to, result);
-  print_differences(to, result);
-  uint64_t mark = print_trace(to, test, o);
+  print_differences(to, result, test);
+  uint64_t mark = print_trace(to, test, result, o);
   listing_print(to, result->image, &program, mark);
   fflush(to);
 }

@@ -48,6 +48,9 @@ ls_status trace_first_difference(oracle *o, const testcase *test, trace_point *p
   *point = (trace_point){0};
   for (uint64_t steps = 1; steps <= STEPS_MAX; steps *= 2) {
     after what = look(&s, steps);
+    point->ended = what == AFTER_ENDED;
+    if (point->ended)
+      point->end = s.reference;
     if (what == AFTER_FAILED || what == AFTER_ENDED)
       return s.status;
     if (what != AFTER_DIFFERENT)

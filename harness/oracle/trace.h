@@ -7,6 +7,8 @@
 typedef struct trace_point {
   uint64_t step;    /* the first step, from 1 on, after which the executors differ; 0: none when stepped */
   uint64_t address; /* of the instruction that this step executed */
+  bool ended;       /* they do not differ when stepped, and come to this end */
+  ls_outcome end;   /* canonical */
 } trace_point;
 
 /* Finds the first instruction after which the two executors differ, for a test whose verdict is different.
