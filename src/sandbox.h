@@ -122,4 +122,8 @@ bool sandbox_extend_file(int fd, uint64_t size);
  * safe. */
 const uint32_t *fork_epoch(void);
 
+/* A word in the same page, for a lock: it is 0 in a new process, whatever it was in the one it was forked
+ * from. NULL when there is no memory. Thread safe. */
+uint32_t *fork_lock(void);
+
 #endif

@@ -9,6 +9,7 @@
 
 #include "guest.h"
 #include "sanitizers.h"
+#include "signal/thread.h"
 
 /* ---- Executors and threads ---- */
 
@@ -160,6 +161,40 @@ static void a_fork_without_handlers_too(void **unused) {
   it_becomes_the_childs(fork_by_kernel);
 }
 
+static void *hold_the_lock(void *held) {
+  signal_lock();
+  pthread_barrier_wait(held);
+  pthread_barrier_wait(held);
+  signal_unlock();
+  return NULL;
+}
+
+static void a_fork_while_another_thread_holds_the_lock(void **unused) {
+  (void)unused;
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  pthread_t other;
+  pthread_barrier_t held;
+  fill(&state);
+  state.gpr[LS_RAX] = DATA;
+  pthread_barrier_init(&held, NULL, 2);
+  pthread_create(&other, NULL, hold_the_lock, &held);
+  pthread_barrier_wait(&held);
+  pid_t child = fork_by_kernel();
+  if (!child) {
+    alarm(100);
+    _exit(run_in_child(&g, &state));
+  }
+  pthread_barrier_wait(&held);
+  pthread_join(other, NULL);
+  pthread_barrier_destroy(&held);
+  int status = -1;
+  waitpid(child, &status, 0);
+  assert_int_equal(status, 0);
+  assert_int_equal(run_in_child(&g, &state), 0);
+  guest_close(&g);
+}
+
 /* Whose number the host's own timer has in the child, where the kernel counts from 0 again. */
 static void it_leaves_timers_of_the_childs_host_alone(void **unused) {
   (void)unused;
@@ -229,6 +264,7 @@ int main(void) {
       cmocka_unit_test_teardown(handed_from_thread_to_thread, close_all),
       cmocka_unit_test_teardown(fork_makes_it_the_childs, close_all),
       cmocka_unit_test_teardown(a_fork_without_handlers_too, close_all),
+      PART("forks", a_fork_while_another_thread_holds_the_lock, NULL, close_all),
       cmocka_unit_test_teardown(it_leaves_timers_of_the_childs_host_alone, close_all),
       PART("dispatch", several_executors_in_a_thread, NULL, close_all),
       PART("dispatch", fork_makes_it_the_childs, NULL, close_all),

@@ -2,7 +2,7 @@
 #include "thread.h"
 
 #include <errno.h>
-#include <inttypes.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -34,7 +34,6 @@ _Static_assert(sizeof(thread_record) <= LS_PAGE, "the record has one page");
 HIDDEN uintptr_t thread_arena;
 _Thread_local thread_record *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t exit_key;
 static ls_status setup_status;
 HIDDEN uint8_t thread_slot_used[THREAD_SLOTS];
@@ -110,19 +109,31 @@ static void adopt(void) {
   }
 }
 
+/* Not a mutex of libc: whoever forks by the kernel's own call, while another thread holds that, leaves it
+ * held in the child for good. A word that the kernel wipes is free there. What the other thread was about
+ * stays half done in the child: that can cost it a slot, or leave handlers in place beyond the last executor.
+ */
+enum { LOCK_FREE, LOCK_HELD, LOCK_AWAITED };
+
 void signal_lock(void) {
-  pthread_mutex_lock(&lock);
+  uint32_t *word = fork_lock(), was = LOCK_FREE;
+  if (!__atomic_compare_exchange_n(word, &was, LOCK_HELD, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+    while (__atomic_exchange_n(word, LOCK_AWAITED, __ATOMIC_ACQUIRE) != LOCK_FREE)
+      kernel_call(SYS_futex, (long)word, FUTEX_WAIT_PRIVATE, LOCK_AWAITED, 0);
   adopt();
 }
 
 void signal_unlock(void) {
-  pthread_mutex_unlock(&lock);
+  uint32_t *word = fork_lock();
+  if (__atomic_exchange_n(word, LOCK_FREE, __ATOMIC_RELEASE) == LOCK_AWAITED)
+    kernel_call(SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, 1, 0);
 }
 
 /* ---- Once per process ---- */
 
+/* The lock is free again. */
 static void after_fork_in_child(void) {
-  adopt();
+  signal_lock();
   signal_unlock();
 }
 
@@ -131,10 +142,9 @@ static void at_thread_exit(void *record) {
   ls_thread_release();
 }
 
-/* Before the first use of the lock: a thread that forks while another holds it would leave it held in the
- * child for good. */
+/* Whoever forks by fork waits until nobody has the lock, so that what the child finds is whole. */
 static void set_up(void) {
-  if (!arena_reserve() || pthread_key_create(&exit_key, at_thread_exit) ||
+  if (!fork_lock() || !arena_reserve() || pthread_key_create(&exit_key, at_thread_exit) ||
       pthread_atfork(signal_lock, signal_unlock, after_fork_in_child))
     setup_status = LS_ERR_MEMORY;
   if (getauxval(AT_MINSIGSTKSZ) + HOST_ROOM > ARENA_SLOT - STACK_OFFSET)

@@ -93,8 +93,8 @@ static inline thread_record *thread_slot_of(uintptr_t address) {
 extern _Thread_local thread_record *thread_current
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Once per process, before anything else here: reserves the arena, and arranges for fork to find the lock
- * free. Thread safe; later calls only repeat the result. */
+/* Once per process, before anything else here: reserves the arena, and arranges for fork to wait for the
+ * lock. Thread safe; later calls only repeat the result. */
 ls_status thread_set_up(ls_error *error);
 
 /* Whether the calling thread could be made ready: borrows nothing. LS_ERR_SYSTEM: a seccomp filter refuses
@@ -124,8 +124,8 @@ bool thread_can_dispatch(void);
  * what attention asks for. In handler.c; signal safe. */
 HIDDEN void handler_ring(int tid, int sig);
 
-/* Held while threads attach or release and while handlers are put in place or taken away, and across fork.
- * After thread_set_up. Not for signal handlers. */
+/* Held while threads attach or release and while handlers are put in place or taken away, and across fork;
+ * free in every new process, whoever held it in the old one. After thread_set_up. Not for signal handlers. */
 void signal_lock(void);
 void signal_unlock(void);
 
