@@ -215,7 +215,7 @@ static void check_each(const host *before, int kinds) {
 }
 
 /* Runs in an executor of that kind, watched. The first round pays for what is made once per process: the
- * arena of alternate stacks, buffers of the C library. */
+ * first alternate stacks, buffers of the C library. */
 static void check_host(ls_kind kind, int runs, int kinds) {
   static host before, warm, after;
   static settings outside;

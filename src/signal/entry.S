@@ -18,8 +18,7 @@
  *
  *   RFLAGS = RFLAGS_CLEAN;                       the guest's AC and ID leak into a handler
  *   frame = {DS, ES, FS, GS, RFLAGS_CLEAN};      the signal frame lacks them
- *   record = RSP in the arena ? start of RSP's slot : NULL;          no TLS: FS may be the guest's
- *   handle_signal(signal, info, context, record, &frame);
+ *   handle_signal(signal, info, context, &frame);
  *   DS = frame.ds; ES = frame.es; RFLAGS = frame.flags;              ID and NT survive rt_sigreturn this way
  */
   .p2align 4
@@ -30,33 +29,25 @@ handler_entry:
   pushq $RFLAGS_CLEAN
   popfq
   sub $FRAME_SIZE, %rsp
-  mov %rsp, %r8
+  mov %rsp, %rcx
   mov %ds, FRAME_DS(%rsp)
   mov %es, FRAME_ES(%rsp)
   mov %fs, FRAME_FS(%rsp)
   mov %gs, FRAME_GS(%rsp)
   movq $RFLAGS_CLEAN, FRAME_FLAGS(%rsp)
-  xor %ecx, %ecx
-  mov %rsp, %rax
-  sub thread_arena(%rip), %rax
-  cmp $ARENA_SIZE, %rax
-  jae 1f
-  mov %rsp, %rcx
-  and $-ARENA_SLOT, %rcx
-1:
   call handle_signal
   movzwl FRAME_DS(%rsp), %eax
   mov %ds, %ecx
   cmp %ecx, %eax
-  je 2f
+  je 1f
   mov %eax, %ds
-2:
+1:
   movzwl FRAME_ES(%rsp), %eax
   mov %es, %ecx
   cmp %ecx, %eax
-  je 3f
+  je 2f
   mov %eax, %es
-3:
+2:
   pushq FRAME_FLAGS(%rsp)
   popfq
   lea FRAME_SIZE(%rsp), %rsp

@@ -45,10 +45,6 @@
 #define RECORD_DS       32
 #define RECORD_ES       34
 
-/* The arena of alternate stacks (thread.h). */
-#define ARENA_SLOT 0x40000
-#define ARENA_SIZE 0x10000000
-
 /* What the way out returns: the guest jumped to G; the handler ended the run and has filled in the general
  * registers and the stop; the CPU refused the state; nothing of the guest ran because of attention, or
  * because the way in was interrupted where the kernel cannot return to. */

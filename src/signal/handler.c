@@ -39,14 +39,9 @@ enum {
 /* Flags that rt_sigreturn does not restore and handler_entry loads. */
 #define UNRESTORED_FLAGS (RFLAGS_ID | RFLAGS_NT)
 
-HIDDEN void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
-                          handler_frame *frame);
+HIDDEN void handle_signal(int sig, siginfo_t *info, ucontext_t *context, handler_frame *frame);
 
 /* ---- Where ---- */
-
-static bool in_arena(uint64_t address) {
-  return thread_arena && address - thread_arena < ARENA_SIZE;
-}
 
 /* Here, since it runs with whatever FS is. */
 static thread_record *find_record(int tid) {
@@ -64,7 +59,7 @@ static bool on_top_of_guest(const ucontext_t *context, const thread_record *reco
   const stack_t *stack = &context->uc_stack;
   if (stack->ss_flags & SS_DISABLE)
     return true;
-  if (in_arena((uintptr_t)stack->ss_sp) && thread_slot_of((uintptr_t)stack->ss_sp) == record)
+  if (thread_slot_of((uintptr_t)stack->ss_sp) == record)
     return false;
   return (uint64_t)context->uc_mcontext.gregs[REG_RSP] - (uintptr_t)stack->ss_sp < stack->ss_size;
 }
@@ -340,8 +335,8 @@ static void tick(thread_record *record, place where, const siginfo_t *info, greg
 }
 
 static bool is_tick(const siginfo_t *info, const thread_record *record) {
-  return info->si_code == SI_TIMER && in_arena((uintptr_t)info->si_value.sival_ptr) &&
-         (!record || info->si_value.sival_ptr == record);
+  const void *sent = info->si_value.sival_ptr;
+  return info->si_code == SI_TIMER && (record ? sent == record : thread_slot_of((uintptr_t)sent) != NULL);
 }
 
 static bool is_dispatched_call(int sig, const siginfo_t *info) {
@@ -380,13 +375,13 @@ static void guest_signal(int sig, siginfo_t *info, ucontext_t *context, thread_r
 
 /* ---- Interruptions ---- */
 
-/* Signals that handler_ring has sent, as a mask. */
+/* Signals that handler_ring has sent, as a mask. Its address goes with them: that is nobody else's. */
 static uint64_t rung;
 
 void handler_ring(int tid, int sig) {
   long process = kernel_call(SYS_getpid, 0, 0, 0, 0);
   siginfo_t info = {.si_signo = sig, .si_code = SI_QUEUE};
-  info.si_value.sival_ptr = (void *)thread_arena;
+  info.si_value.sival_ptr = &rung;
   __atomic_or_fetch(&rung, signal_bit(sig), __ATOMIC_RELAXED);
   kernel_call(SYS_rt_tgsigqueueinfo, process, tid, sig, (long)&info);
 }
@@ -396,7 +391,7 @@ void handler_ring(int tid, int sig) {
 static bool is_ring(int sig, const siginfo_t *info) {
   if (info->si_code == SI_USER && info->si_pid == 0)
     return __atomic_load_n(&rung, __ATOMIC_RELAXED) & signal_bit(sig);
-  return info->si_code == SI_QUEUE && (uintptr_t)info->si_value.sival_ptr == thread_arena;
+  return info->si_code == SI_QUEUE && info->si_value.sival_ptr == &rung;
 }
 
 /* The guest cannot leave while a handler of the host's is on top of it. Rings again, so that it comes when
@@ -440,8 +435,8 @@ static bool has_left(const signal_executor *executor, const greg_t *regs) {
   return rip == executor->resume || rip == executor->unstarted;
 }
 
-void handle_signal(int sig, siginfo_t *info, ucontext_t *context, thread_record *record,
-                   handler_frame *frame) {
+void handle_signal(int sig, siginfo_t *info, ucontext_t *context, handler_frame *frame) {
+  thread_record *record = thread_slot_of((uintptr_t)frame); /* which lies on the stack */
   if (!record) /* the host has an alternate stack of its own, or this thread never ran a guest */
     record = find_record((int)kernel_call(SYS_gettid, 0, 0, 0, 0));
   const signal_executor *executor = record ? record->running : NULL;

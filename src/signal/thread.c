@@ -23,65 +23,15 @@
 #endif
 
 enum {
-  STACK_OFFSET = 2 * LS_PAGE, /* in a slot, behind record and guard page */
-  HOST_ROOM = 64 << 10,       /* bytes of a stack that are left for a host's handler */
-  ARCH_GET_FS_BASE = 0x1003,  /* asm/prctl.h */
+  HOST_ROOM = 64 << 10,      /* bytes of a stack that are left for a host's handler */
+  ARCH_GET_FS_BASE = 0x1003, /* asm/prctl.h */
   ARCH_GET_GS_BASE = 0x1004
 };
 
-_Static_assert(sizeof(thread_record) <= LS_PAGE, "the record has one page");
-
-HIDDEN uintptr_t thread_arena;
 _Thread_local thread_record *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 static pthread_key_t exit_key;
 static ls_status setup_status;
-HIDDEN uint8_t thread_slot_used[THREAD_SLOTS];
-
-/* ---- The arena ---- */
-
-static unsigned slot_of(const thread_record *record) {
-  return (unsigned)(((uintptr_t)record - thread_arena) / ARENA_SLOT);
-}
-
-static void slot_free(unsigned slot) {
-  __atomic_store_n(&thread_slot_used[slot], 0, __ATOMIC_RELEASE);
-}
-
-static bool arena_reserve(void) {
-  size_t size = (size_t)ARENA_SIZE + ARENA_SLOT;
-  void *base = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED)
-    return false;
-  thread_arena = ((uintptr_t)base + ARENA_SLOT - 1) & -(uintptr_t)ARENA_SLOT;
-  return true;
-}
-
-/* Who asks a guest's thread may still look at the `running` of a record that the thread has given back. */
-static void clear(thread_record *record) {
-  size_t rest = offsetof(thread_record, fs_base); /* what follows it */
-  record->selector = SELECTOR_ALLOW;
-  __atomic_store_n(&record->running, NULL, __ATOMIC_RELAXED);
-  memset((char *)record + rest, 0, sizeof *record - rest);
-}
-
-/* Under the lock. NULL: no slot or no memory. */
-static thread_record *slot_claim(void) {
-  unsigned slot = 0;
-  while (slot < THREAD_SLOTS && thread_slot_used[slot])
-    slot++;
-  if (slot == THREAD_SLOTS)
-    return NULL;
-  thread_record *record = thread_slot(slot);
-  uint8_t *stack = (uint8_t *)record + STACK_OFFSET;
-  if (mprotect(record, LS_PAGE, PROT_READ | PROT_WRITE) ||
-      mprotect(stack, ARENA_SLOT - STACK_OFFSET, PROT_READ | PROT_WRITE))
-    return NULL;
-  clear(record);
-  record->timer = TIMER_NONE;
-  __atomic_store_n(&thread_slot_used[slot], 1, __ATOMIC_RELEASE);
-  return record;
-}
 
 /* ---- Lock and forks ---- */
 
@@ -105,7 +55,7 @@ static void adopt(void) {
     record->dispatch = false;
     record->tid = 0;
     if (first && record != thread_current)
-      slot_free(slot);
+      slot_free(record);
   }
 }
 
@@ -144,10 +94,10 @@ static void at_thread_exit(void *record) {
 
 /* Whoever forks by fork waits until nobody has the lock, so that what the child finds is whole. */
 static void set_up(void) {
-  if (!fork_lock() || !arena_reserve() || pthread_key_create(&exit_key, at_thread_exit) ||
+  if (!fork_lock() || !slots_reserve() || pthread_key_create(&exit_key, at_thread_exit) ||
       pthread_atfork(signal_lock, signal_unlock, after_fork_in_child))
     setup_status = LS_ERR_MEMORY;
-  if (getauxval(AT_MINSIGSTKSZ) + HOST_ROOM > ARENA_SLOT - STACK_OFFSET)
+  if (getauxval(AT_MINSIGSTKSZ) + HOST_ROOM > SLOT_STACK_SIZE)
     setup_status = LS_ERR_CPU;
 }
 
@@ -163,14 +113,13 @@ ls_status thread_set_up(ls_error *error) {
 /* ---- Alternate stack and mask ---- */
 
 static void *slot_stack(thread_record *record) {
-  return (uint8_t *)record + STACK_OFFSET;
+  return (uint8_t *)record + SLOT_STACK;
 }
 
 /* Puts ours in place. What was there before is remembered, unless that is ours as a handler left it that went
  * away by a jump (disarmed). */
 static int borrow_stack(thread_record *record, bool is_new) {
-  stack_t ours = {
-      .ss_sp = slot_stack(record), .ss_size = ARENA_SLOT - STACK_OFFSET, .ss_flags = (int)SS_AUTODISARM};
+  stack_t ours = {.ss_sp = slot_stack(record), .ss_size = SLOT_STACK_SIZE, .ss_flags = (int)SS_AUTODISARM};
   stack_t now;
   if (sigaltstack(NULL, &now))
     return errno;
@@ -308,7 +257,7 @@ static void release(thread_record *record) {
     change_mask(SIG_BLOCK, record->host_blocked, NULL);
   thread_current = NULL;
   pthread_setspecific(exit_key, NULL);
-  slot_free(slot_of(record));
+  slot_free(record);
 }
 
 static ls_status cannot_run(ls_error *error, const char *call, int why) {
@@ -345,19 +294,26 @@ ls_status thread_try(int interrupt_signal, ls_error *error) {
   return why ? cannot_run(error, what, why) : LS_OK;
 }
 
+static ls_status no_slot(int why, ls_error *error) {
+  if (why == EAGAIN)
+    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE,
+                     "no alternate stack left: at most %d threads can run guests", THREAD_SLOTS);
+  return error_set(error, LS_ERR_MEMORY, why, LS_NONE, "no alternate stack for this thread: %s",
+                   strerror(why));
+}
+
 static ls_status attach(signal_executor *executor, ls_error *error) {
   uint32_t epoch = *executor->base.box.epoch;
   thread_record *record = thread_current;
   bool is_new = !record, all = is_new || record->epoch != epoch || record->unsure;
   if (is_new)
     record = slot_claim();
-  if (is_new && record && pthread_setspecific(exit_key, record)) {
-    slot_free(slot_of(record));
+  if (is_new && record && (errno = pthread_setspecific(exit_key, record))) {
+    slot_free(record);
     record = NULL;
   }
   if (!record)
-    return error_set(error, LS_ERR_MEMORY, 0, LS_NONE,
-                     "no alternate stack left: at most %d threads can run guests", THREAD_SLOTS);
+    return no_slot(errno, error);
   if (record->epoch != epoch)
     renew(record, epoch);
   thread_current = record;

@@ -4,8 +4,9 @@
  * What the host must not do in the meantime: block the fault signals; let a handler without SA_ONSTACK strike
  * a running guest, whose RSP it would use; or leave a guest by a jump from a handler of any but our signals.
  *
- * Alternate stacks lie in one arena of address space, one slot per thread, so that a handler finds the
- * thread's record by masking RSP, without TLS: the FS base may be the guest's.
+ * Alternate stacks lie in slots, one per thread, so that a handler finds the thread's record by masking RSP,
+ * without TLS: the FS base may be the guest's. Slots come in chunks of address space, mapped as threads need
+ * them.
  *
  *   slot           struct thread_record
  *   slot + 1 page  guard page
@@ -73,27 +74,53 @@ typedef struct handler_frame {
 _Static_assert(offsetof(handler_frame, flags) == 8 && offsetof(handler_frame, return_address) == 24,
                "entry.S");
 
-/* Base of the arena, ARENA_SIZE bytes, or 0 before thread_set_up. Read by entry.S. */
-HIDDEN extern uintptr_t thread_arena;
+/* ---- Slots, in slots.c ---- */
+
+enum {
+  SLOT_SIZE = 256 << 10,
+  SLOT_STACK = 2 * LS_PAGE, /* where in a slot the alternate stack begins */
+  SLOT_STACK_SIZE = SLOT_SIZE - SLOT_STACK,
+  CHUNK_SLOTS = 16,
+  CHUNK_SIZE = CHUNK_SLOTS * SLOT_SIZE,
+  CHUNKS = 64,
+  THREAD_SLOTS = CHUNKS * CHUNK_SLOTS
+};
+
+/* Where the chunks lie, as many as there are; then 0. They are never unmapped. */
+HIDDEN extern uintptr_t slot_chunks[CHUNKS];
 
 /* Which slots belong to a thread. */
-enum { THREAD_SLOTS = ARENA_SIZE / ARENA_SLOT };
 HIDDEN extern uint8_t thread_slot_used[THREAD_SLOTS];
 
+/* Of a slot whose chunk is there. */
 static inline thread_record *thread_slot(unsigned slot) {
-  return (thread_record *)(thread_arena + (uintptr_t)slot * ARENA_SLOT);
+  return (thread_record *)(slot_chunks[slot / CHUNK_SLOTS] + slot % CHUNK_SLOTS * (uintptr_t)SLOT_SIZE);
 }
 
-/* The record whose slot holds `address`, which lies in the arena. */
+/* The record whose slot holds `address`, or NULL if none does. Signal safe, without TLS. */
 static inline thread_record *thread_slot_of(uintptr_t address) {
-  return (thread_record *)(address & -(uintptr_t)ARENA_SLOT);
+  uintptr_t chunk;
+  for (int i = 0; i < CHUNKS && (chunk = __atomic_load_n(&slot_chunks[i], __ATOMIC_ACQUIRE)); i++)
+    if (address - chunk < CHUNK_SIZE)
+      return (thread_record *)(address & -(uintptr_t)SLOT_SIZE);
+  return NULL;
 }
+
+/* Maps the first chunk. False: no memory. */
+bool slots_reserve(void);
+
+/* A free slot, its record clear and its stack accessible; NULL and in errno why not: EAGAIN, all belong to
+ * threads. Under the lock, as slot_free. */
+thread_record *slot_claim(void);
+void slot_free(const thread_record *record);
+
+/* ---- Threads ---- */
 
 /* The calling thread's record, or NULL. */
 extern _Thread_local thread_record *thread_current
     __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Once per process, before anything else here: reserves the arena, and arranges for fork to wait for the
+/* Once per process, before anything else here: maps the first slots, and arranges for fork to wait for the
  * lock. Thread safe; later calls only repeat the result. */
 ls_status thread_set_up(ls_error *error);
 
