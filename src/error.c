@@ -19,6 +19,7 @@ static const char *const status_names[] = {
     [LS_ERR_IDLE] = "LS_ERR_IDLE",
     [LS_ERR_BUSY] = "LS_ERR_BUSY",
     [LS_ERR_SUPERSEDED] = "LS_ERR_SUPERSEDED",
+    [LS_ERR_COPY] = "LS_ERR_COPY",
 };
 
 const char *ls_status_name(ls_status status) {

@@ -57,11 +57,8 @@ ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_opt
   status = sandbox_create(&base.box, layout, error);
   if (status)
     return status;
-  if (kind == LS_SIGNAL)
-    status = sandbox_map(&base.box, error);
   base.control = control_of(kind, &base.box);
-  if (!status)
-    status = (kind == LS_SIGNAL ? signal_executor_create : ptrace_executor_create)(&base, executor, error);
+  status = (kind == LS_SIGNAL ? signal_executor_create : ptrace_executor_create)(&base, executor, error);
   if (status)
     sandbox_destroy(&base.box);
   return status;

@@ -125,10 +125,10 @@ static inline ls_status executor_go(ls_executor *executor, const ls_run *run, ui
 ls_status executor_own(ls_executor *executor, ls_error *error);
 
 /* Each makes its own structure with `struct ls_executor` as first member. `base` holds everything but ops and
- * is moved into it on success; on failure the caller still owns base's sandbox. For the signal executor the
- * sandbox is already mapped at the guest's addresses. */
-ls_status signal_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error);
-ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error);
+ * is moved into it on success; on failure the caller still owns base's sandbox, which the signal executor
+ * maps at the guest's addresses. */
+ls_status signal_executor_create(ls_executor *base, ls_executor **executor, ls_error *error);
+ls_status ptrace_executor_create(ls_executor *base, ls_executor **executor, ls_error *error);
 
 /* By what 4-level paging translates: with LA57 more is. */
 static inline bool is_canonical(uint64_t address) {

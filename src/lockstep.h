@@ -43,7 +43,8 @@ typedef enum ls_status {
   LS_ERR_SYSTEM,       /* another system call failed; errno is in the ls_error */
   LS_ERR_IDLE,         /* (controller) no guest is running: the request came too late, or too early */
   LS_ERR_BUSY,         /* (controller) a guest is running already, or the call came from inside a visitor */
-  LS_ERR_SUPERSEDED    /* (controller) a later request of another caller took its place */
+  LS_ERR_SUPERSEDED,   /* (controller) a later request of another caller took its place */
+  LS_ERR_COPY          /* another copy of this library has this process's signals */
 } ls_status;
 
 /* The name of a status as it stands above ("LS_OK"); for any other value "LS_UNKNOWN". Static storage.
@@ -346,7 +347,10 @@ typedef struct ls_executor ls_executor;
  * the handler that stood there before, and the last destroy puts those back. A thread that runs code
  * borrows an alternate stack, a timer, Syscall User Dispatch, and its signal mask for these signals;
  * ls_thread_release or the thread's end gives them back. At most 1024 threads do so at a time.
- * LS_ERR_SYSTEM, already here, where the system (a seccomp filter) refuses the calling thread a timer or
+ *   Of several copies of this library in a process (one in the program and one in a plugin, two link
+ * namespaces), of whatever versions, one can have such executors at a time: LS_ERR_COPY for the others, until
+ * its last is destroyed and all threads that ran one have given back what they borrowed. LS_PTRACE works in
+ * all. LS_ERR_SYSTEM, already here, where the system (a seccomp filter) refuses the calling thread a timer or
  * sigaltstack; the text names the call.
  *   Until ls_thread_release or the last destroy the host must not take the library's handlers or the borrowed
  * alternate stack away (another handler that calls the one it found is fine, and so is another stack). While

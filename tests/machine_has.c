@@ -3,6 +3,7 @@
  * of tests (here.cmake), so that the reason stands in the test's name. If it cannot tell, it ends with an
  * exit code other than 0. */
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sys/mman.h>
@@ -120,6 +121,14 @@ static bool is_without_sanitizer(void) {
   return !TSAN && !ASAN;
 }
 
+static bool has_namespaces(void) {
+#ifdef LM_ID_NEWLM
+  return true;
+#else
+  return false;
+#endif
+}
+
 static bool has_cxx(void) {
   return system("command -v \"${CXX:-c++}\" >/dev/null") == 0;
 }
@@ -149,6 +158,7 @@ static const struct thing {
      "needs high-resolution timers, and a clock interrupt every 2 ms or less often, which this kernel lacks"},
     {"no_tsan", is_without_tsan,
      "needs signals at once and forks among threads, which ThreadSanitizer prevents"},
+    {"namespaces", has_namespaces, "needs dlmopen, which this C library lacks"},
     {"cxx", has_cxx, "needs a C++ compiler"},
     {"pkg_config", has_pkg_config, "needs pkg-config"},
 };

@@ -446,7 +446,7 @@ static const executor_ops ptrace_ops = {.run = ptrace_run,
                                         .stops_syscalls = ptrace_stops_syscalls,
                                         .destroy = ptrace_destroy};
 
-ls_status ptrace_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error) {
+ls_status ptrace_executor_create(ls_executor *base, ls_executor **executor, ls_error *error) {
   size_t area_size = cpu()->xsave_size > XSAVE_AREA_MIN ? cpu()->xsave_size : XSAVE_AREA_MIN;
   ptrace_executor *x = calloc(1, sizeof *x);
   uint8_t *area = calloc(1, area_size);

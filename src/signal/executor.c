@@ -12,6 +12,7 @@
 #include "../flags.h"
 #include "../occupied.h"
 #include "../vectors.h"
+#include "copies.h"
 #include "handlers.h"
 #include "stepping.h"
 #include "thread.h"
@@ -264,6 +265,7 @@ static void destroy(ls_executor *base) {
   handlers_release(base->options.interrupt_signal);
   unmap_gates(base->box.layout.gate);
   free(executor);
+  copy_release();
 }
 
 static const executor_ops ops = {.run = run,
@@ -280,16 +282,8 @@ static bool can_interrupt(int sig) {
          (sig < LIBC_FIRST || sig > LIBC_LAST) && !(signal_bit(sig) & handlers_fault_mask());
 }
 
-ls_status signal_executor_create(const ls_executor *base, ls_executor **executor, ls_error *error) {
+static ls_status make(ls_executor *base, signal_executor **executor, ls_error *error) {
   static uint64_t last_serial;
-  int sig = base->options.interrupt_signal;
-  if (!can_interrupt(sig))
-    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "signal %d cannot be the interrupt signal", sig);
-  ls_status status = thread_set_up(error);
-  if (!status)
-    status = thread_try(sig, error);
-  if (status)
-    return status;
   signal_executor *made = aligned_alloc(_Alignof(signal_executor), sizeof *made);
   if (!made)
     return error_set(error, LS_ERR_MEMORY, ENOMEM, LS_NONE, "no memory for an executor");
@@ -297,17 +291,44 @@ ls_status signal_executor_create(const ls_executor *base, ls_executor **executor
   made->base.ops = &ops;
   made->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
   made->gate_flags = cpu()->fsgsbase ? GATE_FSGSBASE : 0;
-  status = make_gates(made, error);
+  ls_status status = make_gates(made, error);
   if (!status) {
-    status = handlers_acquire(sig, error);
+    status = handlers_acquire(base->options.interrupt_signal, error);
     if (status)
       unmap_gates(base->box.layout.gate);
   }
-  if (status) {
+  if (status)
     free(made);
+  else
+    *executor = made;
+  return status;
+}
+
+static ls_status map_and_make(ls_executor *base, signal_executor **executor, ls_error *error) {
+  ls_status status = sandbox_map(&base->box, error);
+  if (!status)
+    status = thread_try(base->options.interrupt_signal, error);
+  if (!status)
+    status = make(base, executor, error);
+  if (!status)
+    touch(&base->box.layout);
+  return status;
+}
+
+ls_status signal_executor_create(ls_executor *base, ls_executor **executor, ls_error *error) {
+  int sig = base->options.interrupt_signal;
+  if (!can_interrupt(sig))
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "signal %d cannot be the interrupt signal", sig);
+  ls_status status = thread_set_up(error);
+  if (!status)
+    status = copy_acquire(error);
+  if (status)
     return status;
-  }
-  touch(&base->box.layout);
-  *executor = &made->base;
-  return LS_OK;
+  signal_executor *made = NULL;
+  status = map_and_make(base, &made, error);
+  if (status)
+    copy_release();
+  else
+    *executor = &made->base;
+  return status;
 }

@@ -63,3 +63,7 @@ void slot_free(const thread_record *record) {
   unsigned slot = chunk * CHUNK_SLOTS + (unsigned)(((uintptr_t)record - slot_chunks[chunk]) / SLOT_SIZE);
   __atomic_store_n(&thread_slot_used[slot], 0, __ATOMIC_RELEASE);
 }
+
+bool slots_in_use(void) {
+  return memchr(thread_slot_used, 1, sizeof thread_slot_used) != NULL;
+}

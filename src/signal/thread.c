@@ -13,6 +13,7 @@
 
 #include "../cpu.h"
 #include "../error.h"
+#include "copies.h"
 #include "handlers.h"
 
 #ifndef SS_AUTODISARM
@@ -74,6 +75,7 @@ void signal_lock(void) {
 }
 
 void signal_unlock(void) {
+  copy_settle();
   uint32_t *word = fork_lock();
   if (__atomic_exchange_n(word, LOCK_FREE, __ATOMIC_RELEASE) == LOCK_AWAITED)
     kernel_call(SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, 1, 0);

@@ -114,6 +114,9 @@ bool slots_reserve(void);
 thread_record *slot_claim(void);
 void slot_free(const thread_record *record);
 
+/* Has a thread one? Under the lock. */
+bool slots_in_use(void);
+
 /* ---- Threads ---- */
 
 /* The calling thread's record, or NULL. */
