@@ -8,6 +8,7 @@
 #include "error.h"
 #include "flags.h"
 #include "image.h"
+#include "loaded.h"
 
 enum { DEFAULT_TICK_MS = 10, DEFAULT_LIMIT_MS = 1000, CS_USER = 0x33, INT3 = 0xcc };
 
@@ -50,6 +51,7 @@ ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_opt
                              ls_executor **executor, ls_error *error) {
   if (!layout || !executor || (kind != LS_SIGNAL && kind != LS_PTRACE))
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "an executor needs a kind, a layout and a place");
+  loaded_keep();
   ls_executor base = {.kind = kind};
   ls_status status = resolve_options(options, &base, error);
   if (status)

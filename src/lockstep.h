@@ -12,6 +12,8 @@
  *   - A pointer must not be NULL, nor be aligned worse than its type, but where the text says so. Functions
  *     of executors and controllers look: LS_ERR_ARGUMENT, or NULL or 0 of those that return no status.
  *   - No function may be called from a signal handler unless its text says so.
+ *   - A shared library into which this one is linked stays loaded from the first ls_executor_create on:
+ * dlclose leaves it where it is, since handlers, threads that end and fork call into it.
  *   - Objects are not locked: one object is used by one thread at a time. Different objects are independent,
  *     in different threads too. Controllers are the exception: any number of threads may use one at once. */
 #ifndef LOCKSTEP_H

@@ -1,6 +1,7 @@
 /* Several copies of Lockstep in a process: this program has one, and so has each shared library it loads.
  * Argument: such a library (plugin.c). */
 #include <dlfcn.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 
 #include "must.h"
 #include "plugin.h"
+#include "processes.h"
 #include "signal/copies.h"
 
 static const char *path;
@@ -309,7 +311,8 @@ static void the_reference_works_in_all(void **unused) {
 static void another_link_namespace_is_a_copy_too(void **unused) {
   (void)unused;
 #ifdef LM_ID_NEWLM
-  const plugin_functions *third = functions_of(dlmopen(LM_ID_NEWLM, path, RTLD_NOW));
+  void *library = dlmopen(LM_ID_NEWLM, path, RTLD_NOW);
+  const plugin_functions *third = functions_of(library);
   ls_controller *c = create(&own, 0);
   check_refused(third, "in ");
   destroy(&own, c);
@@ -317,14 +320,127 @@ static void another_link_namespace_is_a_copy_too(void **unused) {
   check_guests(third, c);
   check_refused(&own, "in ");
   check_refused(&other, "in ");
+  dlclose(library);
+  check_guests(third, c);
   destroy(third, c);
 #else
   fail_msg("there is no dlmopen");
 #endif
 }
 
+/* ---- Closing ---- */
+
+/* In a process in which the library was never used, so that nothing has kept it yet. */
+static void in_child(int (*body)(void)) {
+  fflush(NULL);
+  pid_t child = fork();
+  if (!child) {
+    alarm(200);
+    _exit(body());
+  }
+  assert_int_equal(wait_for(child), 0);
+}
+
+static void *open_and_create(const char *name, ls_controller **c) {
+  void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  const plugin_functions *functions = library ? dlsym(library, "plugin") : NULL;
+  if (!functions || functions->create(LS_SIGNAL, 0, c, &error))
+    return NULL;
+  other = *functions;
+  return library;
+}
+
+static int close_before_the_thread_ends(void) {
+  visit v = {.trouble = "not run"};
+  pthread_t thread;
+  void *library = open_and_create(path, &v.c);
+  if (!library)
+    return 1;
+  pthread_barrier_init(&v.ran, NULL, 2);
+  pthread_barrier_init(&v.over, NULL, 2);
+  pthread_create(&thread, NULL, run_and_wait, &v);
+  pthread_barrier_wait(&v.ran);
+  other.destroy(v.c);
+  dlclose(library);
+  pthread_barrier_wait(&v.over);
+  pthread_join(thread, NULL);
+  return v.trouble != NULL;
+}
+
+static void a_thread_that_ran_guests_ends_after_dlclose(void **unused) {
+  (void)unused;
+  in_child(close_before_the_thread_ends);
+}
+
+static int close_with_a_guest(void) {
+  ls_controller *c;
+  void *library = open_and_create(path, &c);
+  if (!library)
+    return 1;
+  dlclose(library);
+  pid_t child = fork();
+  if (!child)
+    _exit(try_guests(&other, c) != NULL);
+  return wait_for(child) || try_guests(&other, c);
+}
+
+static void what_is_closed_still_works(void **unused) {
+  (void)unused;
+  in_child(close_with_a_guest);
+}
+
+/* As many times as there are thread-specific keys, and more. */
+static int open_and_close(void) {
+  enum { HEAP_KB = 1000 }; /* less than a page each time */
+  long before = 0;
+  for (int i = 0; i < PTHREAD_KEYS_MAX + 10; i++) {
+    ls_controller *c;
+    void *library = open_and_create(path, &c);
+    if (!library || try_guests(&other, c))
+      return 1;
+    destroy(&other, c);
+    dlclose(library);
+    if (i < 10)
+      before = process_status(getpid(), "VmSize");
+  }
+  return process_status(getpid(), "VmSize") > before + HEAP_KB;
+}
+
+static void opening_and_closing_takes_nothing(void **unused) {
+  (void)unused;
+  in_child(open_and_close);
+}
+
+/* The linker knows it by the name under which it was loaded, which is no path any more. */
+static int load_by_a_relative_path(void) {
+  char *directory = strdup(path), *name = strrchr(directory, '/');
+  char relative[PATH_MAX];
+  *name = 0;
+  snprintf(relative, sizeof relative, "./%s", name + 1);
+  if (chdir(directory))
+    return 1;
+  ls_controller *c;
+  void *library = dlopen(relative, RTLD_NOW | RTLD_LOCAL);
+  if (!library || chdir("/") || !open_and_create(relative, &c))
+    return 1;
+  destroy(&other, c);
+  dlclose(library);
+  dlclose(library);
+  free(directory);
+  return dlopen(relative, RTLD_NOW | RTLD_NOLOAD) == NULL;
+}
+
+static void it_is_found_by_any_name(void **unused) {
+  (void)unused;
+  in_child(load_by_a_relative_path);
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_thread_that_ran_guests_ends_after_dlclose),
+      cmocka_unit_test(what_is_closed_still_works),
+      PART("no_sanitizer", opening_and_closing_takes_nothing, NULL, NULL),
+      cmocka_unit_test(it_is_found_by_any_name),
       cmocka_unit_test_setup(the_second_is_refused, load_other),
       cmocka_unit_test_setup(whichever_it_is, load_other),
       cmocka_unit_test_setup(the_handlers_are_the_hosts_in_between, load_other),
