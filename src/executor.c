@@ -27,6 +27,8 @@ static ls_status resolve_options(const ls_options *given, ls_executor *base, ls_
   if (!options.tick_ms)
     options.tick_ms = DEFAULT_TICK_MS;
   ls_vectors available = ls_vectors_available();
+  if (options.flags & ~(uint32_t)LS_WITHOUT_AUTODISARM)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "options.flags: 0x%x is not known", options.flags);
   if (options.vectors > available)
     return error_set(error, LS_ERR_CPU, 0, LS_NONE, "this machine has %s, not %s", ls_vectors_name(available),
                      ls_vectors_name(options.vectors));

@@ -332,11 +332,25 @@ typedef enum ls_kind {
 } ls_kind;
 
 typedef struct ls_options {
-  int interrupt_signal; /* LS_SIGNAL: the signal that interrupts the guest; 0 = SIGURG */
+  int interrupt_signal; /* LS_SIGNAL: the signal that interrupts the guest; 0 = SIGURG. Best one that the host
+                           does not use: the kernel keeps one of each that is pending, so the host's may be
+                           lost in the library's (of real-time signals it keeps all) */
   ls_vectors vectors;   /* LS_VECTORS_AUTO, or at most what is available */
   uint32_t tick_ms;     /* resolution of time limits, CPU time; 0 = 10 ms */
-  uint32_t reserved;
+  uint32_t flags;       /* LS_WITHOUT_AUTODISARM */
 } ls_options;
+
+enum {
+  /* LS_SIGNAL: the alternate stack that a thread borrows stays in force inside handlers, as sigaltstack has
+   * it without SS_AUTODISARM. Wanted by hosts whose handlers ask for it (Go's runtime ends a process in whose
+   * handlers there is none), and by kernels and emulators that do not know SS_AUTODISARM (LS_ERR_SYSTEM of
+   * the first run: before Linux 4.7, and in user-mode emulation). What is lost: a guest whose RSP points into
+   * that stack (it finds no such address in its registers or windows, but may guess one) is taken for a
+   * handler of the host's. What it does goes to the host's handlers, and signals overwrite what is below its
+   * RSP. And a handler that leaves by swapcontext, to go on later, is overwritten by the next signal; one
+   * that jumps away is not harmed. */
+  LS_WITHOUT_AUTODISARM = 1
+};
 
 typedef struct ls_executor ls_executor;
 
@@ -345,16 +359,27 @@ typedef struct ls_executor ls_executor;
  * addresses.
  *
  * LS_SIGNAL: while any such executor exists the process's handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE,
- * SIGTRAP, SIGSYS and the interrupt signal are the library's; a signal that is not the guest's goes on to
- * the handler that stood there before, and the last destroy puts those back. A thread that runs code
- * borrows an alternate stack, a timer, Syscall User Dispatch, and its signal mask for these signals;
- * ls_thread_release or the thread's end gives them back. At most 1024 threads do so at a time.
- *   Of several copies of this library in a process (one in the program and one in a plugin, two link
+ * SIGTRAP, SIGSYS and the interrupt signal are the library's; a signal that is not the guest's goes on to the
+ * handler that stood there before, and the last destroy puts those back.
+ *
+ * The host's handlers of all other signals that have SA_ONSTACK when an executor is created, or when a thread
+ * runs a guest for the first time, are called through the library's as well, with the mask and the flags that
+ * the host set: so on top of a guest they find the host's FS and may make system calls. One that is put in
+ * place later must not use TLS on top of a guest that changes FS, nor make system calls with SIGSYS blocked
+ * if a window lies between libc and the library. A host that keeps what sigaction says of such a signal puts
+ * it back as a whole, flags included.
+ *
+ * Of several copies of this library in a process (one in the program and one in a plugin, two link
  * namespaces), of whatever versions, one can have such executors at a time: LS_ERR_COPY for the others, until
  * its last is destroyed and all threads that ran one have given back what they borrowed. LS_PTRACE works in
- * all. LS_ERR_SYSTEM, already here, where the system (a seccomp filter) refuses the calling thread a timer or
+ * all.
+ *
+ * A thread that runs code borrows an alternate stack, a timer, Syscall User Dispatch, and its signal mask for
+ * these signals; ls_thread_release or the thread's end gives them back. At most 1024 threads do so at a time.
+ * LS_ERR_SYSTEM, already here, where the system (a seccomp filter) refuses the calling thread a timer or
  * sigaltstack; the text names the call.
- *   Until ls_thread_release or the last destroy the host must not take the library's handlers or the borrowed
+ *
+ * Until ls_thread_release or the last destroy the host must not take the library's handlers or the borrowed
  * alternate stack away (another handler that calls the one it found is fine, and so is another stack). While
  * a guest runs it must not block these signals (a blocked interrupt signal means no time limit and no answer
  * to requests), let a handler without SA_ONSTACK strike the guest, whose RSP it would use, or leave the guest
@@ -364,14 +389,16 @@ typedef struct ls_executor ls_executor;
  * blocking call of the thread with EINTR, as any signal can. The guest runs in this process: nothing keeps it
  * from the host's memory but its own addresses, nor from what FS and GS point to, nor from instructions that
  * change the thread (WRPKRU, SYSENTER on Intel). Whoever runs code that is not known to be harmless runs it
- * in the reference first, as harness/oracle does. LS_PTRACE: forks a child, which is ended by destroy, by the
- * end of this thread, or by that of the process. The child belongs to the thread that ran it last: a run from
- * another thread, or after that thread has ended, makes a new one (about 2 ms). The kernel sends this process
- * SIGCHLD whenever the child stops: a host that handles that signal should do so with SA_NOCLDSTOP. Meanwhile
- * the host must not wait for any child (wait, waitpid of -1 or of a process group, waitid with P_ALL): it
- * would take stops of the child that a run waits for, which then never ends. It waits for its own children by
- * their ids. LS_ERR_NO_REFERENCE when tracing is not permitted (seccomp, Yama, another tracer); the text
- * names which. LS_ERR_CHILD if the child was killed while it started: try again. */
+ * in the reference first, as harness/oracle does.
+ *
+ * LS_PTRACE: forks a child, which is ended by destroy, by the end of this thread, or by that of the process.
+ * The child belongs to the thread that ran it last: a run from another thread, or after that thread has
+ * ended, makes a new one (about 2 ms). The kernel sends this process SIGCHLD whenever the child stops: a host
+ * that handles that signal should do so with SA_NOCLDSTOP. Meanwhile the host must not wait for any child
+ * (wait, waitpid of -1 or of a process group, waitid with P_ALL): it would take stops of the child that a run
+ * waits for, which then never ends. It waits for its own children by their ids. LS_ERR_NO_REFERENCE when
+ * tracing is not permitted (seccomp, Yama, another tracer); the text names which. LS_ERR_CHILD if the child
+ * was killed while it started: try again. */
 ls_status ls_executor_create(ls_kind kind, const ls_layout *layout, const ls_options *options,
                              ls_executor **executor, ls_error *error);
 

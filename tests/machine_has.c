@@ -137,6 +137,12 @@ static bool has_pkg_config(void) {
   return system("command -v pkg-config >/dev/null") == 0;
 }
 
+/* And a C compiler for what it calls. */
+static bool has_go(void) {
+  return system("test \"$(go env CGO_ENABLED 2>/dev/null)\" = 1 && command -v \"$(go env CC)\" >/dev/null") ==
+         0;
+}
+
 static const struct thing {
   const char *name;
   bool (*is_here)(void);
@@ -161,6 +167,7 @@ static const struct thing {
     {"namespaces", has_namespaces, "needs dlmopen, which this C library lacks"},
     {"cxx", has_cxx, "needs a C++ compiler"},
     {"pkg_config", has_pkg_config, "needs pkg-config"},
+    {"go", has_go, "needs Go and a C compiler for it"},
 };
 
 int main(void) {

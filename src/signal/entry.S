@@ -26,9 +26,13 @@
   .hidden handler_entry
   .type handler_entry, @function
 handler_entry:
+  .cfi_startproc
   pushq $RFLAGS_CLEAN
+  .cfi_adjust_cfa_offset 8
   popfq
+  .cfi_adjust_cfa_offset -8
   sub $FRAME_SIZE, %rsp
+  .cfi_adjust_cfa_offset FRAME_SIZE
   mov %rsp, %rcx
   mov %ds, FRAME_DS(%rsp)
   mov %es, FRAME_ES(%rsp)
@@ -49,19 +53,25 @@ handler_entry:
   mov %eax, %es
 2:
   pushq FRAME_FLAGS(%rsp)
+  .cfi_adjust_cfa_offset 8
   popfq
+  .cfi_adjust_cfa_offset -8
   lea FRAME_SIZE(%rsp), %rsp
+  .cfi_adjust_cfa_offset -FRAME_SIZE
   ret
+  .cfi_endproc
   .size handler_entry, . - handler_entry
 
 /* The frame's return address. The kernel restores only some flags from the frame and leaves the others as
- * they were at this SYSCALL (arch/x86/kernel/signal_64.c, restore_sigcontext). */
+ * they were at this SYSCALL (arch/x86/kernel/signal_64.c, restore_sigcontext). Debuggers and unwinders know a
+ * signal's frame by just these bytes, where no unwind table says anything of the byte before. */
   .p2align 4
+  nop
   .globl handler_return
   .hidden handler_return
   .type handler_return, @function
 handler_return:
-  mov $SYS_rt_sigreturn, %eax
+  mov $SYS_rt_sigreturn, %rax
   syscall
   .size handler_return, . - handler_return
 

@@ -30,6 +30,8 @@ typedef enum place {
 enum {
   ARCH_SET_GS_BASE = 0x1001, /* asm/prctl.h */
   ARCH_SET_FS_BASE = 0x1002,
+  ARCH_GET_FS_BASE = 0x1003,
+  ARCH_GET_GS_BASE = 0x1004,
   REPEAT_ROOM = 136, /* see handler_repeat_call */
   USER_CS = 0x33,    /* asm/segment.h */
   USER_SS = 0x2b,
@@ -53,13 +55,14 @@ static thread_record *find_record(int tid) {
 
 /* Does a handler of the host's run on top of the guest? The frame says what the alternate stack was when the
  * signal came. SS_AUTODISARM leaves none for the length of a handler, so one that is armed means the guest
- * itself, wherever its RSP points. A stack by which the host has replaced ours may lack that flag: then RSP
- * is all there is to go by. */
+ * itself, wherever its RSP points. Without that flag (LS_WITHOUT_AUTODISARM, or a stack by which the host has
+ * replaced ours) RSP is all there is to go by. */
 static bool on_top_of_guest(const ucontext_t *context, const thread_record *record) {
   const stack_t *stack = &context->uc_stack;
   if (stack->ss_flags & SS_DISABLE)
     return true;
-  if (thread_slot_of((uintptr_t)stack->ss_sp) == record)
+  bool disarms = (unsigned)stack->ss_flags & SS_AUTODISARM;
+  if (disarms && thread_slot_of((uintptr_t)stack->ss_sp) == record)
     return false;
   return (uint64_t)context->uc_mcontext.gregs[REG_RSP] - (uintptr_t)stack->ss_sp < stack->ss_size;
 }
@@ -86,17 +89,22 @@ typedef struct bases {
   uint64_t fs, gs;
 } bases;
 
+/* Without FSGSBASE a guest can only have changed the bases by loading a selector: a null one, which clears
+ * the base on most CPUs, leaves no other trace than the base. Where seccomp refuses the call it goes
+ * unnoticed. */
 static bases read_bases(const signal_executor *executor, const thread_record *record) {
   bases b = {record->fs_base, record->gs_base};
   if (executor->gate_flags & GATE_FSGSBASE) {
     __asm__ volatile("rdfsbase %0" : "=r"(b.fs));
     __asm__ volatile("rdgsbase %0" : "=r"(b.gs));
+  } else {
+    kernel_call(SYS_arch_prctl, ARCH_GET_FS_BASE, (long)&b.fs, 0, 0);
+    if (record->gs_base != GS_BASE_UNKNOWN)
+      kernel_call(SYS_arch_prctl, ARCH_GET_GS_BASE, (long)&b.gs, 0, 0);
   }
   return b;
 }
 
-/* Without FSGSBASE a guest can only have changed the bases by loading a selector (a null one, which clears
- * the base on most CPUs, goes unnoticed). */
 static bool is_foreign(const bases *guest, const thread_record *record, const handler_frame *frame) {
   return frame->fs || frame->gs || guest->fs != record->fs_base || guest->gs != record->gs_base;
 }
@@ -127,7 +135,12 @@ static void load_guest_bases(const signal_executor *executor, const bases *guest
   if (executor->gate_flags & GATE_FSGSBASE) {
     __asm__ volatile("wrfsbase %0" : : "r"(guest->fs));
     __asm__ volatile("wrgsbase %0" : : "r"(guest->gs));
+    return;
   }
+  if (!frame->fs)
+    kernel_call(SYS_arch_prctl, ARCH_SET_FS_BASE, (long)guest->fs, 0, 0);
+  if (!frame->gs)
+    kernel_call(SYS_arch_prctl, ARCH_SET_GS_BASE, (long)guest->gs, 0, 0);
 }
 
 /* ---- Ending a run ---- */
@@ -215,17 +228,22 @@ static void take_default(int sig, siginfo_t *info, const kernel_action *previous
   kernel_call(SYS_rt_tgsigqueueinfo, process, thread, sig, (long)info);
 }
 
-static void call_previous(int sig, siginfo_t *info, ucontext_t *context, kernel_action *previous) {
-  kernel_action action = *previous;
-  uint64_t mask = action.mask;
-  if (action.flags & SA_RESETHAND)
-    previous->handler = (uintptr_t)SIG_DFL;
-  if (!(action.flags & SA_NODEFER))
-    mask |= signal_bit(sig);
-  uint64_t before;
+/* The handler's mask, and SA_RESETHAND. */
+static void do_as_kernel(int sig, const ucontext_t *context, kernel_action *action) {
+  uint64_t mask = action->mask, before;
   memcpy(&before, &context->uc_sigmask, sizeof before);
   mask |= before;
+  if (!(action->flags & SA_NODEFER))
+    mask |= signal_bit(sig);
+  if (action->flags & SA_RESETHAND)
+    action->handler = (uintptr_t)SIG_DFL;
   kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&mask, 0, sizeof mask);
+}
+
+static void call_previous(int sig, siginfo_t *info, ucontext_t *context, kernel_action *previous) {
+  kernel_action action = *previous;
+  if (!handlers_covered(sig))
+    do_as_kernel(sig, context, previous);
   if (action.flags & SA_SIGINFO)
     ((void (*)(int, siginfo_t *, void *))action.handler)(sig, info, context);
   else

@@ -17,6 +17,7 @@ static struct {
   kernel_action previous; /* valid from the first installation on, for handlers that chain to ours late */
   kernel_action below;    /* if buried: what was `previous` when another handler was first found over ours */
   bool buried;
+  bool covered; /* the host's, see handlers_cover; with no users */
 } table[SIGNALS_MAX];
 
 uint64_t handlers_fault_mask(void) {
@@ -36,6 +37,11 @@ static long kernel_sigaction(int sig, const kernel_action *action, kernel_action
 
 static bool is_ours(const kernel_action *action) {
   return action->handler == (uintptr_t)handler_entry;
+}
+
+/* A function of the host's, which may be what it put over ours and call that. */
+static bool is_function(const kernel_action *action) {
+  return action->handler != (uintptr_t)SIG_DFL && action->handler != (uintptr_t)SIG_IGN && !is_ours(action);
 }
 
 /* The previous action is known before ours can be called, and read again as it is replaced. All signals wait
@@ -68,6 +74,38 @@ static ls_status install(int sig, ls_error *error) {
   return LS_OK;
 }
 
+/* ---- Handlers of the host's ---- */
+
+bool handlers_covered(int sig) {
+  return table[sig].covered;
+}
+
+/* May it strike a guest, and is it not covered? If ours was there before, somebody has put it into a handler
+ * of his own or keeps it to put it back: then only what it was over is covered again. */
+static bool to_cover(int sig, const kernel_action *now) {
+  return is_function(now) && now->flags & SA_ONSTACK &&
+         (!table[sig].covered || now->handler == table[sig].previous.handler);
+}
+
+static void cover(int sig) {
+  kernel_action now;
+  if (table[sig].users || kernel_sigaction(sig, NULL, &now) || !to_cover(sig, &now))
+    return;
+  kernel_action action = {(uintptr_t)handler_entry, now.flags | SA_SIGINFO | KERNEL_SA_RESTORER,
+                          (uintptr_t)handler_return, now.mask};
+  table[sig].previous = now;
+  table[sig].covered = true;
+  kernel_sigaction(sig, &action, NULL);
+}
+
+/* Of libc's own signals the first is for pthread_cancel, whose handler may unwind what it struck. */
+void handlers_cover(void) {
+  enum { CANCEL = 32 };
+  for (int sig = 1; sig < SIGNALS_MAX; sig++)
+    if (sig != CANCEL)
+      cover(sig);
+}
+
 /* A ring or a tick can have been sent to a thread that has not taken it yet, and would meet the default
  * action: most kill. What is pending is dropped with SIG_IGN. */
 static void drop_pending(int sig) {
@@ -83,14 +121,21 @@ static void restore(int sig) {
   if (is_ours(&now)) {
     drop_pending(sig);
     kernel_sigaction(sig, &table[sig].previous, NULL);
-  } else if (!table[sig].buried) {
+  } else if (is_function(&now) && now.handler != table[sig].previous.handler && !table[sig].buried) {
     table[sig].below = table[sig].previous;
     table[sig].buried = true;
   }
 }
 
+static void uncover(int sig) {
+  if (table[sig].covered)
+    restore(sig);
+  table[sig].covered = false;
+}
+
 static ls_status acquire_one(int sig, ls_error *error) {
   if (table[sig].users == 0) {
+    uncover(sig);
     ls_status status = install(sig, error);
     if (status)
       return status;
@@ -118,6 +163,8 @@ ls_status handlers_acquire(int interrupt_signal, ls_error *error) {
     status = acquire_one(interrupt_signal, error);
   while (status && done > 0)
     release_one(fault_signals[--done]);
+  if (!status)
+    handlers_cover();
   signal_unlock();
   return status;
 }
@@ -127,5 +174,10 @@ void handlers_release(int interrupt_signal) {
   for (int i = 0; i < FAULT_SIGNALS; i++)
     release_one(fault_signals[i]);
   release_one(interrupt_signal);
+  if (table[fault_signals[0]].users)
+    cover(interrupt_signal);
+  else
+    for (int sig = 1; sig < SIGNALS_MAX; sig++)
+      uncover(sig);
   signal_unlock();
 }

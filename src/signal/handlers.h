@@ -21,6 +21,16 @@ ls_status handlers_acquire(int interrupt_signal, ls_error *error);
  * installed another over ours. */
 void handlers_release(int interrupt_signal);
 
+/* Covers the host's handlers of all other signals that may strike a guest, those with SA_ONSTACK: ours is
+ * entered first, so that they find the host's FS and system calls that are allowed, whatever they block. The
+ * kernel does with their flags and their mask as it did. handlers_acquire does the same, the last
+ * handlers_release undoes it. Another handler over ours stays as it is, but for the one that was covered.
+ * Under the lock, while there is an executor. */
+void handlers_cover(void);
+
+/* Signal safe, without TLS: was the host's handler of `sig` covered, and so the mask set for it already? */
+bool handlers_covered(int sig);
+
 /* The six fault signals, as a mask. */
 uint64_t handlers_fault_mask(void);
 

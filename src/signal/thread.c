@@ -16,9 +16,6 @@
 #include "copies.h"
 #include "handlers.h"
 
-#ifndef SS_AUTODISARM
-#define SS_AUTODISARM (1U << 31)
-#endif
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
@@ -120,16 +117,20 @@ static void *slot_stack(thread_record *record) {
 
 /* Puts ours in place. What was there before is remembered, unless that is ours as a handler left it that went
  * away by a jump (disarmed). */
-static int borrow_stack(thread_record *record, bool is_new) {
-  stack_t ours = {.ss_sp = slot_stack(record), .ss_size = SLOT_STACK_SIZE, .ss_flags = (int)SS_AUTODISARM};
+static int borrow_stack(thread_record *record, int flags, bool is_new) {
+  stack_t ours = {.ss_sp = slot_stack(record), .ss_size = SLOT_STACK_SIZE, .ss_flags = flags};
   stack_t now;
   if (sigaltstack(NULL, &now))
     return errno;
-  if (now.ss_sp == ours.ss_sp && !(now.ss_flags & SS_DISABLE))
+  bool is_there = now.ss_sp == ours.ss_sp && !(now.ss_flags & SS_DISABLE);
+  if (is_there && record->stack_flags == flags)
     return 0;
-  if (is_new || !(now.ss_flags & SS_DISABLE))
+  if (!is_there && (is_new || !(now.ss_flags & SS_DISABLE)))
     record->host_stack = now;
-  return sigaltstack(&ours, NULL) ? errno : 0;
+  if (sigaltstack(&ours, NULL))
+    return errno;
+  record->stack_flags = flags;
+  return 0;
 }
 
 static void return_stack(thread_record *record) {
@@ -178,8 +179,9 @@ static void narrow(uint64_t start, uint64_t end, uint64_t keep, uint64_t *low, u
 /* The kernel lets calls from one range of addresses pass whatever the selector says. It is the widest around
  * handler_return that holds no window of a guest: it must hold that, since rt_sigreturn is called while the
  * selector says BLOCK, and as much of the host as possible, since handlers of the host may interrupt the
- * guest. Those outside it (libc beside a program linked to low addresses) reach repeat_host_call in
- * handler.c. An executor run after another in the same thread narrows the range further. */
+ * guest that are not covered (handlers.h). Of those, what is outside it (libc beside a program linked to low
+ * addresses) reaches repeat_host_call in handler.c. An executor run after another in the same thread narrows
+ * the range further. */
 static int borrow_dispatch(thread_record *record, const signal_executor *executor) {
   uint64_t keep = (uintptr_t)handler_return;
   uint64_t low = record->dispatch ? record->allowed : LS_PAGE;
@@ -272,8 +274,9 @@ static ls_status borrow(thread_record *record, const signal_executor *executor, 
   const char *what = NULL;
   int why = 0;
   int sig = executor->base.options.interrupt_signal;
-  if (all && (why = borrow_stack(record, is_new)))
-    what = "sigaltstack";
+  int flags = executor->base.options.flags & LS_WITHOUT_AUTODISARM ? 0 : (int)SS_AUTODISARM;
+  if ((all || record->stack_flags != flags) && (why = borrow_stack(record, flags, is_new)))
+    what = why == EINVAL ? "sigaltstack (try LS_WITHOUT_AUTODISARM)" : "sigaltstack";
   else if ((all || record->timer.signal != sig) && (why = borrow_mask(record, sig)))
     what = "rt_sigprocmask";
   else if ((why = borrow_dispatch(record, executor)))
@@ -318,6 +321,8 @@ static ls_status attach(signal_executor *executor, ls_error *error) {
     return no_slot(errno, error);
   if (record->epoch != epoch)
     renew(record, epoch);
+  if (is_new)
+    handlers_cover();
   thread_current = record;
   record->serial = 0;
   ls_status status = borrow(record, executor, all, is_new, error);

@@ -28,6 +28,10 @@ enum { SELECTOR_ALLOW = 0, SELECTOR_BLOCK = 1 }; /* SYSCALL_DISPATCH_FILTER_* */
  * do_arch_prctl_64). Only without FSGSBASE. */
 #define GS_BASE_UNKNOWN UINT64_MAX
 
+#ifndef SS_AUTODISARM
+#define SS_AUTODISARM (1U << 31)
+#endif
+
 typedef struct thread_record {
   /* Read and written by the gate. */
   volatile uint8_t selector;         /* of Syscall User Dispatch: does the kernel let system calls pass? */
@@ -50,6 +54,7 @@ typedef struct thread_record {
   uint64_t serial; /* of the executor last run in this thread, 0 = none */
   int tid;
   thread_timer timer;
+  int stack_flags;       /* of the alternate stack lent: SS_AUTODISARM or 0 */
   stack_t host_stack;    /* the alternate stack that was there before */
   uint64_t host_blocked; /* signals that the host had blocked and attaching unblocked */
 } thread_record;

@@ -1,0 +1,3 @@
+module example.org/lockstep
+
+go 1.19
