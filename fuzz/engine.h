@@ -21,6 +21,9 @@ bool fuzz_target_compares(void);
  * or NULL: it was. Valid until the next. */
 const char *fuzz_target_skipped(void);
 
+/* Given by a target for standalone.c: how many findings it has reported without aborting. */
+unsigned fuzz_target_found(void);
+
 /* Given by the engine, or by standalone.c. */
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 

@@ -53,8 +53,14 @@ static void print_counts(void) {
 static void start(void) {
   ls_error error = {.text = ""};
   const char *wanted = getenv("LOCKSTEP_REPEAT");
-  if (wanted && strtoul(wanted, NULL, 10) > 0)
-    repeat = strtoul(wanted, NULL, 10);
+  char *end;
+  if (wanted && *wanted) {
+    repeat = strtoul(wanted, &end, 10);
+    if (!repeat || *end) {
+      fprintf(stderr, "lockstep: LOCKSTEP_REPEAT takes a number from 1 on, not '%s'\n", printable(wanted));
+      _exit(EXIT_HOST);
+    }
+  }
   const crew_options options = {.patience_s = PATIENCE_S};
   move_handlers_to_alternate_stack();
   ls_status status = inspector_create(&the_inspector, &options, &error);
@@ -94,6 +100,11 @@ static generator *get_generator(void) {
   if (status)
     fail(status, &error);
   return the_generator;
+}
+
+/* Each aborts. */
+unsigned fuzz_target_found(void) {
+  return 0;
 }
 
 bool fuzz_target_compares(void) {

@@ -176,6 +176,11 @@ static void note_shapes(const uint8_t *data, size_t size) {
   counters[SHAPES + ENDS + 32 + (unsigned)(63 - __builtin_clzll(ranges))] = 1;
 }
 
+/* Each aborts. */
+unsigned fuzz_target_found(void) {
+  return 0;
+}
+
 bool fuzz_target_compares(void) {
   return true; /* it needs no reference */
 }

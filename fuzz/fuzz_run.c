@@ -114,7 +114,7 @@ static void start(void) {
   ls_error error = {.text = ""};
   oracle_options options = {.pin = true, .without = features_hidden(EXIT_HOST)};
   if (!drill_prepare(&options, &current)) {
-    fputs("lockstep: LOCKSTEP_DRILL names no mnemonic\n", stderr);
+    fprintf(stderr, "lockstep: LOCKSTEP_DRILL: '%s' is no mnemonic\n", printable(getenv("LOCKSTEP_DRILL")));
     _exit(EXIT_HOST);
   }
   prove_alive(EXIT_HOST);
@@ -214,6 +214,8 @@ static void remember_before(const uint8_t *data, size_t size) {
 }
 
 /* What is reported is what the bytes say, not what was made before they were written. */
+static unsigned found;
+
 static void report(const uint8_t *data, size_t size, oracle_result *result) {
   static unsigned reported;
   const char *folder = keep_findings();
@@ -229,12 +231,17 @@ static void report(const uint8_t *data, size_t size, oracle_result *result) {
   char name[33];
   testcase_name(&current, name);
   keep_before(folder, name);
-  if (keep_finding(folder, &current))
-    fprintf(stderr, "FINDING %s%s%s\n", folder, separator_after(folder), name);
-  else
+  if (!keep_finding(folder, &current)) { /* then the engine shall */
     fprintf(stderr, "FINDING %s could not be kept in %s: %s\n", name, printable(folder), strerror(errno));
+    abort();
+  }
+  fprintf(stderr, "FINDING %s%s%s\n", folder, separator_after(folder), name);
   if (reported == FINDINGS_MAX)
     fputs("lockstep: further differences are counted and not reported by this process\n", stderr);
+}
+
+unsigned fuzz_target_found(void) {
+  return found;
 }
 
 bool fuzz_target_compares(void) {
@@ -255,8 +262,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   count();
   keep(&result);
   remember(&result);
-  if (result.verdict == VERDICT_DIFFERENT)
+  if (result.verdict == VERDICT_DIFFERENT) {
+    found++;
     report(data, size, &result);
+  }
   if (result.verdict == VERDICT_SAME) {
     behaviour_note(&current, &result, counters);
     behaviour_forms(&current, &result, see_form, NULL);

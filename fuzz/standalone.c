@@ -1,6 +1,7 @@
 /* Replays files and directories through a fuzz target without an engine: with any compiler, under any
- * sanitizer. Exit code 0: all inputs ran; 2: usage; 4: an input could not be read, or there was none; 77: the
- * target cannot do its job here, or nothing but skipped inputs. A finding aborts. */
+ * sanitizer. Exit code 0: all inputs ran; 1: the target has kept findings (LOCKSTEP_FINDINGS); 2: usage; 4:
+ * an input could not be read, or there was none; 77: the target cannot do its job here, or nothing but
+ * skipped inputs. A finding aborts. */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -11,7 +12,14 @@
 #include "engine.h"
 #include "words.h"
 
-enum { EXIT_USAGE = 2, EXIT_INPUT = 4, EXIT_SKIPPED = 77, INPUT_MAX = 1 << 20, REASONS_MAX = 16 };
+enum {
+  EXIT_FOUND = 1,
+  EXIT_USAGE = 2,
+  EXIT_INPUT = 4,
+  EXIT_SKIPPED = 77,
+  INPUT_MAX = 1 << 20,
+  REASONS_MAX = 16
+};
 
 static unsigned ran, failed, skipped;
 
@@ -93,8 +101,10 @@ static void replay(const char *path) {
 
 int main(int argc, char **argv) {
   if (argc < 2 || argv[1][0] == '-') {
-    fprintf(stderr, "usage: %s FILE|DIRECTORY...\nReplays inputs through the fuzz target.\n", argv[0]);
-    return EXIT_USAGE;
+    bool asked = argc == 2 && strcmp(argv[1], "--help") == 0;
+    fprintf(asked ? stdout : stderr, "usage: %s FILE|DIRECTORY...\nReplays inputs through the fuzz target.\n",
+            argv[0]);
+    return asked ? 0 : EXIT_USAGE;
   }
   if (!fuzz_target_compares()) {
     puts("SKIPPED: the target cannot do its job here; it says why above");
@@ -106,6 +116,10 @@ int main(int argc, char **argv) {
     printf("%u skipped: %s\n", reasons[i].count, reasons[i].why);
   printf("%u %s ran, %u %s skipped, %u could not be read\n", ran, word_for(ran, "input", "inputs"), skipped,
          word_for(skipped, "was", "were"), failed);
+  if (fuzz_target_found()) {
+    printf("%u of them differ\n", fuzz_target_found());
+    return EXIT_FOUND;
+  }
   if (failed || ran + skipped == 0)
     return EXIT_INPUT;
   return ran ? 0 : EXIT_SKIPPED;

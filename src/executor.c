@@ -27,6 +27,9 @@ static ls_status resolve_options(const ls_options *given, ls_executor *base, ls_
   if (!options.tick_ms)
     options.tick_ms = DEFAULT_TICK_MS;
   ls_vectors available = ls_vectors_available();
+  if ((unsigned)options.vectors > LS_VECTORS_AVX512)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "options.vectors: %d is not known",
+                     (int)options.vectors);
   if (options.flags & ~(uint32_t)LS_WITHOUT_AUTODISARM)
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "options.flags: 0x%x is not known", options.flags);
   if (options.vectors > available)
@@ -135,6 +138,9 @@ static ls_status check_run(const ls_executor *executor, const ls_run *run, const
   if (!outcome || (uintptr_t)outcome % _Alignof(ls_outcome))
     return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run needs an outcome aligned to %zu bytes",
                      _Alignof(ls_outcome));
+  if (run->uses & ~(uint32_t)LS_USES_X87)
+    return error_set(error, LS_ERR_ARGUMENT, 0, LS_NONE, "a run's uses are LS_USES_X87 or 0, not 0x%x",
+                     run->uses);
   const ls_state *s = run->state;
   if (s->cs != CS_USER || s->fs || s->gs)
     return error_set(error, LS_ERR_STATE, 0, LS_NONE, "a run starts with CS 0x33 and null FS and GS");

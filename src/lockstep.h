@@ -6,8 +6,8 @@
  *
  * Rules that hold for every function of this header:
  *   - Nothing is printed and the process is never ended. A function that can fail returns an ls_status; if
- *     its last argument is an ls_error, a non-NULL one receives the status again, errno, the index of the
- *     offending item, and a sentence that says what to do.
+ *     its last argument is an ls_error, a non-NULL one receives, where it fails, the status again, errno, the
+ *     index of the offending item, and a sentence that says what to do; where it does not, it is left alone.
  *   - Pointers are borrowed for the length of the call unless the text says otherwise.
  *   - A pointer must not be NULL, nor be aligned worse than its type, but where the text says so. Functions
  *     of executors and controllers look: LS_ERR_ARGUMENT, or NULL or 0 of those that return no status.

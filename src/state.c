@@ -62,6 +62,8 @@ canonicalise_register(ls_state *state, size_t offset, size_t size, ls_rule rule,
   uint64_t value = 0;
   if (rule == LS_RULE_MASK && mask == UINT64_MAX)
     return;
+  if (size > sizeof value) /* of no rule; said for compilers that do not see it */
+    return;
   memcpy(&value, at, size);
   if (rule == LS_RULE_MASK)
     value &= mask;

@@ -66,13 +66,13 @@ expect 4 "cd $corpus/fuzz_program && lockstep run \$(ls | head -n 1)" "1 file sk
 mkdir mixed
 cp lacking/* pabsb/* nop/* mixed
 expect 1 "LOCKSTEP_DRILL=nop lockstep run -q mixed" "DIFFERENT: test case $(basename "$nop")"
-expect 0 "LOCKSTEP_DRILL=nop LOCKSTEP_FINDINGS=found replay_fuzz_run mixed" "FINDING found/$(basename "$nop")"
-expect 0 "cmp $nop found/*"
+expect 1 "LOCKSTEP_DRILL=nop LOCKSTEP_FINDINGS=found replay_fuzz_run mixed" "FINDING found/$(basename "$nop")"
+expect 0 "cmp $nop found/$(basename "$nop")"
 expect 0 "lockstep run found"
-expect 0 "LOCKSTEP_DRILL=nop LOCKSTEP_FINDINGS=$nop replay_fuzz_run mixed" "could not be kept in $nop: Not a directory"
-expect 3 "LOCKSTEP_DRILL=nope replay_fuzz_run mixed" "names no mnemonic"
-expect 2 "LOCKSTEP_DRILL=nope lockstep run mixed" "names no mnemonic"
-expect 0 "LOCKSTEP_DRILL=nop LOCKSTEP_FINDINGS=found LOCKSTEP_STATS=account replay_fuzz_run mixed"
+expect 134 "LOCKSTEP_DRILL=nop LOCKSTEP_FINDINGS=$nop replay_fuzz_run mixed" "could not be kept in $nop: Not a directory"
+expect 3 "LOCKSTEP_DRILL=nope replay_fuzz_run mixed" "is no mnemonic"
+expect 2 "LOCKSTEP_DRILL=nope lockstep run mixed" "is no mnemonic"
+expect 1 "LOCKSTEP_DRILL=nop LOCKSTEP_FINDINGS=found LOCKSTEP_STATS=account replay_fuzz_run mixed"
 expect 1 "lockstep stats account" "different       1"
 
 # What is inconclusive or refused is kept with its reason.

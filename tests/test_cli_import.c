@@ -77,7 +77,7 @@ static void test_import_again(void **state) {
   assert_true(json_equal(json_object_get(first, "stop"), json_object_get(second, "stop")));
   json_decref(value);
   expect("printf '90\\n90\\n' | $L import -", 0);
-  expect_text(output, "; 1 of them has bytes that were there before");
+  expect_text(output, "; 1 of them repeats an earlier block");
 }
 
 /* A loop that no fuel lasts for ends with smaller counters; one that has none stays as it is. */

@@ -128,6 +128,26 @@ static void handlers_are_looked_at_now_and_then(void **unused) {
   assert_int_equal(noted, 2);
 }
 
+static void take_once(int sig) {
+  (void)sig;
+}
+
+static void be_struck(void *unused) {
+  (void)unused;
+  raise(SIGUSR1);
+}
+
+/* A signal of the host's that came meanwhile is none of the library's doing. */
+static void handlers_that_reset_themselves_are_no_harm(void **unused) {
+  (void)unused;
+  host_watch w = {0};
+  struct sigaction once = {.sa_handler = take_once, .sa_flags = (int)SA_RESETHAND}, now;
+  sigaction(SIGUSR1, &once, NULL);
+  assert_false(host_call(&w, be_struck, NULL));
+  sigaction(SIGUSR1, NULL, &now);
+  assert_ptr_equal(now.sa_handler, SIG_DFL);
+}
+
 static oracle *the_oracle;
 static void (*to_do)(void *);
 
@@ -181,6 +201,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(each_harm_is_named_and_undone),
       cmocka_unit_test(handlers_are_looked_at_now_and_then),
+      cmocka_unit_test(handlers_that_reset_themselves_are_no_harm),
       PART("in_use", upper_halves_are_noted, NULL, NULL),
       PART("oracle", the_oracle_makes_it_a_difference, NULL, NULL),
   };

@@ -104,17 +104,23 @@ void files_collect(file_list *list, const char *path) {
 
 /* ---- Reading ----------------------------------------------------------------------------------------- */
 
+/* False, with EINTR: a signal was noted. */
+static bool wait_on(int fd) {
+  interrupt_wait(fd);
+  if (interrupt_noted())
+    errno = EINTR;
+  return !interrupt_noted();
+}
+
 /* What is no regular file may let wait, which a signal that is noted ends. False: errno. */
 static bool read_piece(int fd, uint8_t *data, size_t room, size_t *size) {
   struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    interrupt_wait(fd);
-    if (interrupt_noted()) {
-      errno = EINTR;
-      return false;
-    }
-  }
-  ssize_t got = read(fd, data, room);
+  if ((fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) && !wait_on(fd))
+    return false;
+  ssize_t got;
+  do
+    got = read(fd, data, room);
+  while (got < 0 && errno == EAGAIN && wait_on(fd));
   *size = got > 0 ? (size_t)got : 0;
   return got >= 0;
 }
@@ -146,7 +152,7 @@ static uint8_t *read_all(int fd, size_t limit, size_t *size, char *why, size_t w
 uint8_t *file_read(const char *path, size_t limit, size_t *size, char *why, size_t why_size) {
   if (strcmp(path, "-") == 0)
     return read_all(STDIN_FILENO, limit, size, why, why_size);
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO that nobody writes to: read_piece waits */
   if (fd < 0) {
     snprintf(why, why_size, "%s", why_not(path));
     return NULL;

@@ -279,8 +279,7 @@ static void summary_text(const import_sum *sum) {
          sum->reference == NULL ? "not run" : word_for(sum->others, "stops otherwise", "stop otherwise"),
          sum->refused);
   if (sum->repeated > 0)
-    printf("; %zu of them %s bytes that were there before", sum->repeated,
-           word_for(sum->repeated, "has", "have"));
+    printf("; %zu of them %s an earlier block", sum->repeated, word_for(sum->repeated, "repeats", "repeat"));
   if (sum->replaced > 0)
     printf("; %zu %s whose result varies replaced by moves", sum->replaced,
            word_for(sum->replaced, "instruction", "instructions"));

@@ -1,4 +1,5 @@
 /* Messages and JSON. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -36,9 +37,11 @@ void print_stop(const ls_stop *stop) {
 }
 
 bool cli_flush(void) {
+  errno = 0;
   if (fflush(stdout) == 0 && !ferror(stdout))
     return true;
-  cli_complain("the output could not be written; is there room where it goes?");
+  const char *why = errno ? strerror(errno) : "an earlier write failed";
+  cli_complain("the output could not be written (%s); is it open, and is there room where it goes?", why);
   return false;
 }
 
@@ -103,6 +106,8 @@ feature_set features_argument(struct argp_state *state, const char *argument) {
     return set;
   for (unsigned i = 0; i < features_count() && written < sizeof all; i++)
     written += (size_t)snprintf(all + written, sizeof all - written, " %s", feature_name(i));
-  argp_error(state, "'%.*s' is no feature; there are%s", (int)length, at, all);
+  char name[64];
+  snprintf(name, sizeof name, "%.*s", (int)length, at);
+  argp_error(state, "'%s' is no feature; there are%s", printable(name), all);
   return 0;
 }

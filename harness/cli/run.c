@@ -38,8 +38,8 @@ static unsigned parse_verdicts(struct argp_state *state, const char *names) {
            (strlen(verdict_name((verdict)v)) != length || strncmp(verdict_name((verdict)v), at, length) != 0))
       v++;
     if (v == VERDICTS)
-      argp_error(state, "--list takes same, different, inconclusive, refused, skipped; not '%.*s'",
-                 (int)length, at);
+      argp_error(state, "--list takes same, different, inconclusive, refused, skipped; not '%s'",
+                 printable(at));
     set |= 1u << v;
     at += length;
     if (*at == 0)
@@ -334,11 +334,10 @@ static void run_files(tally *sum) {
       .limit_ms = sum->options->limit_ms, .pin = true, .without = sum->options->without};
   ls_error error = {0};
   if (!drill_prepare(&settings, &test)) {
-    cli_complain("LOCKSTEP_DRILL names no mnemonic");
+    cli_complain("LOCKSTEP_DRILL: '%s' is no mnemonic", printable(getenv("LOCKSTEP_DRILL")));
     sum->failed = CLI_USAGE;
     return;
   }
-  interrupt_watch();
   error.status = oracle_create(&settings, &sum->o, &error);
   if (error.status != LS_OK) {
     host_failed(sum, NULL, &error);
@@ -387,6 +386,7 @@ int cmd_run(int argc, char **argv) {
       NULL,
       NULL};
   run_options options = {.files.errors = json_array()};
+  interrupt_watch(); /* before directories are listed, which may take a while */
   argp_parse(&parser, argc, argv, 0, NULL, &options);
   int status = run_all(&options);
   files_free(&options.files);

@@ -238,6 +238,8 @@ static bool show_file(const show_options *options, const char *path) {
   static testcase test;
   char why[256];
   if (entry_load(path, options->any, &test, why, sizeof why) != LOADED_ENTRY) {
+    if (interrupt_noted())
+      return false; /* which show_all says */
     if (options->json)
       json_array_append_new(options->shown, json_trouble(path, why));
     cli_complain("%s: %s", path, why);
@@ -268,8 +270,11 @@ static int show_all(const show_options *options) {
   progress_begin("showing", "files", (size_t)options->count);
   for (; i < options->count && !interrupt_noted() && !ferror(stdout); i++) {
     progress_at((size_t)i);
-    if (!show_file(options, options->files[i]))
-      status = CLI_BAD;
+    if (show_file(options, options->files[i]))
+      continue;
+    if (interrupt_noted()) /* while it was read */
+      break;
+    status = CLI_BAD;
   }
   progress_end();
   if (options->json)

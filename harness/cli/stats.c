@@ -142,8 +142,9 @@ static void print_people(const arguments *a) {
   printf("%llu %s ran in both executors in %.1f s: %.0f a second (%u %s)\n", (unsigned long long)s->programs,
          word_for(s->programs, "program", "programs"), seconds(s), rate(s), a->files,
          word_for(a->files, "process", "processes"));
-  printf("  forms           %u of %u allowed ones were executed (%.1f %%)\n", s->forms_seen, s->forms_allowed,
-         percent(s->forms_seen, s->forms_allowed));
+  if (s->forms_allowed) /* a replay makes no programs, and does not ask */
+    printf("  forms           %u of %u allowed ones were executed (%.1f %%)\n", s->forms_seen,
+           s->forms_allowed, percent(s->forms_seen, s->forms_allowed));
   print_stops(&s->counts);
   for (int i = 0; i < VERDICTS; i++)
     printf("  %-15s %llu (%.3f %%)\n", verdict_name((verdict)i), (unsigned long long)v[i],

@@ -101,6 +101,11 @@ static void look_slowly(slow_look *look) {
     syscall(SYS_rt_sigaction, s, NULL, &look->actions[s], MASK_BYTES);
 }
 
+/* A handler that is called once, and was: the kernel has put the default in its place. */
+static bool has_reset_itself(const kernel_action *before, const kernel_action *after) {
+  return before->flags & SA_RESETHAND && after->handler == (uintptr_t)SIG_DFL && after->mask == before->mask;
+}
+
 static void compare_action(host_watch *w, int signal, const kernel_action *before,
                            const kernel_action *after) {
   char name[HOST_NAME];
@@ -120,7 +125,8 @@ static void compare_slowly(host_watch *w, const slow_look *before) {
   if (before->mask != after.mask)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before->mask, NULL, MASK_BYTES);
   for (int s = 1; s <= SIGNALS; s++)
-    if (memcmp(&before->actions[s], &after.actions[s], sizeof after.actions[s]) != 0)
+    if (memcmp(&before->actions[s], &after.actions[s], sizeof after.actions[s]) != 0 &&
+        !has_reset_itself(&before->actions[s], &after.actions[s]))
       compare_action(w, s, &before->actions[s], &after.actions[s]);
 }
 
