@@ -26,8 +26,9 @@ static ls_status give_code(ls_controller *guest, const uint8_t *bytes, const uin
 }
 
 ls_controller *guest_create(const uint8_t *bytes, const uint8_t *lengths, uint32_t count, ls_error *error) {
-  /* Go's handlers end the process if there is no alternate stack inside them. And SIGURG is Go's: one that comes
-   * while a tick of the library's is pending is lost with the kernel, and Go sends that thread no other. */
+  /* Go's handlers end the process if there is no alternate stack inside them. And SIGURG is Go's: one that
+   * comes while a tick of the library's is pending is lost with the kernel, and Go sends that thread no other
+   * before (runtime/signal_unix.go, preemptM). */
   const ls_controller_options options = {
       .executor = {.flags = LS_WITHOUT_AUTODISARM, .interrupt_signal = SIGRTMAX}};
   ls_controller *guest = NULL;

@@ -1,5 +1,5 @@
-/* What Go cannot do by itself: programs and options point to one another, and memory of Go's that does may not
- * be given to C. */
+/* What Go cannot do by itself: programs and options point to one another, and memory of Go's that does may
+ * not be given to C. */
 #include <lockstep.h>
 
 /* A controller whose program is these instructions, one after the other; lengths[count]. The last one leaves
