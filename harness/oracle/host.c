@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "flags.h"
+
 enum { SLOW_EVERY = 64, SIGNALS = 64, MASK_BYTES = 8, HWCAP2_FSGSBASE_BIT = 2 };
 
 /* Bits that calls leave as they are; the rest of RFLAGS is anybody's. */
@@ -95,7 +96,9 @@ static void compare_stack(host_watch *w, const stack_t *before) {
     sigaltstack(before, NULL);
 }
 
+/* Where a seccomp filter refuses to say, all is 0. */
 static void look_slowly(slow_look *look) {
+  memset(look, 0, sizeof *look);
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, &look->mask, MASK_BYTES);
   for (int s = 1; s <= SIGNALS; s++)
     syscall(SYS_rt_sigaction, s, NULL, &look->actions[s], MASK_BYTES);
