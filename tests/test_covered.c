@@ -1,5 +1,6 @@
 /* The host's handlers that strike guests: the library's is entered first, so that they find what they always
  * find, and the host notices nothing else of it. */
+#include <setjmp.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -310,6 +311,46 @@ static void backtraces_go_through(void **unused) {
   signal(SIGUSR1, SIG_DFL);
 }
 
+static sigjmp_buf out_of_handler;
+
+static void look_back_and_leave(int sig) {
+  look_back(sig);
+  siglongjmp(out_of_handler, 1);
+}
+
+static const volatile int *volatile nowhere = (const volatile int *)8;
+
+__attribute__((noinline)) static int faults(void) {
+  caller = __builtin_return_address(0);
+  return *nowhere + 1;
+}
+
+/* A fault of the host's own, before and after it has run a guest: its handler sees who called what faulted.
+ */
+static void so_they_do_from_faults(void **unused) {
+  (void)unused;
+  struct sigaction before;
+  sigaction(SIGSEGV, NULL, &before);
+  put(SIGSEGV, look_back_and_leave, SA_ONSTACK, false);
+  guest g = guest_open(0, NULL);
+  ls_state state;
+  ls_outcome out;
+  for (int i = 0; i < 2; i++) {
+    seen = false;
+    if (!sigsetjmp(out_of_handler, 1)) {
+      int found = faults();
+      fail_msg("there was %d", found);
+    }
+    assert_true(seen);
+    fill(&state);
+    load(&g, "90");
+    must(run(&g, &state, 0, 0, &out));
+    assert_int_equal(out.stop.kind, LS_STOP_EXIT);
+  }
+  guest_close(&g);
+  sigaction(SIGSEGV, &before, NULL);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_teardown(handlers_have_the_hosts_fs, close_all),
@@ -321,6 +362,7 @@ int main(void) {
       cmocka_unit_test_teardown(another_handler_over_ours, close_all),
       cmocka_unit_test_teardown(a_new_thread_covers, close_all),
       cmocka_unit_test_teardown(backtraces_go_through, close_all),
+      cmocka_unit_test_teardown(so_they_do_from_faults, close_all),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
